@@ -1,0 +1,22 @@
+// The one thread team: OpenMP's, which oneDNN uses too.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace adder::cpu {
+
+// Threads of the team. The default is the number of cores the process may use, or OMP_NUM_THREADS.
+int ThreadCount();
+// Throws kInvalidArgument for less than 1.
+void SetThreadCount(int threads);
+
+// Splits [0, count) into at most ThreadCount() contiguous ranges of nearly equal length, none
+// shorter than `grain` unless count is, and calls body(begin, end, thread) for each, in parallel;
+// `thread` numbers the ranges from 0. The split depends on count, grain and ThreadCount() only, so
+// that results are reproducible. Nested calls run on the calling thread. An exception thrown by a
+// body is rethrown to the caller once all bodies have ended.
+void ParallelFor(int64_t count, int64_t grain,
+                 const std::function<void(int64_t begin, int64_t end, int thread)>& body);
+
+}  // namespace adder::cpu

@@ -1,0 +1,80 @@
+#include "adder/core/dtype.h"
+
+#include <array>
+#include <string>
+#include <utility>
+
+#include "adder/core/error.h"
+
+namespace adder {
+namespace {
+
+struct DTypeEntry {
+  DType dtype;
+  std::string_view name;
+  int64_t size;
+};
+
+// Indexed by the enumerator's value.
+constexpr std::array<DTypeEntry, 10> kDTypes = {{{DType::kF64, "f64", 8},
+                                                 {DType::kF32, "f32", 4},
+                                                 {DType::kF16, "f16", 2},
+                                                 {DType::kBF16, "bf16", 2},
+                                                 {DType::kI64, "i64", 8},
+                                                 {DType::kI32, "i32", 4},
+                                                 {DType::kI16, "i16", 2},
+                                                 {DType::kI8, "i8", 1},
+                                                 {DType::kU8, "u8", 1},
+                                                 {DType::kBool, "bool", 1}}};
+
+const DTypeEntry& Entry(DType dtype) { return kDTypes.at(static_cast<size_t>(dtype)); }
+
+}  // namespace
+
+int64_t DTypeSize(DType dtype) { return Entry(dtype).size; }
+
+std::string_view DTypeName(DType dtype) { return Entry(dtype).name; }
+
+DType ParseDType(std::string_view name) {
+  for (const DTypeEntry& entry : kDTypes) {
+    if (entry.name == name) return entry.dtype;
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              "unknown dtype '" + std::string(name) + "', expected f32, bf16, f16, ...");
+}
+
+bool IsFloating(DType dtype) {
+  return dtype == DType::kF64 || dtype == DType::kF32 || dtype == DType::kF16 ||
+         dtype == DType::kBF16;
+}
+
+Half::Half(float value) {
+  const uint32_t u = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = (u >> 16) & 0x8000u;
+  const uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) {  // NaN: keep the payload's top bits, make it quiet
+    bits = static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x1ffu));
+  } else if (magnitude >= 0x477ff000u) {  // rounds past 65504
+    bits = static_cast<uint16_t>(sign | 0x7c00u);
+  } else if (magnitude < 0x38800000u) {  // subnormal half: let the f32 adder round
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    bits = static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+  } else {
+    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    bits = static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+  }
+}
+
+Half::operator float() const {
+  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  const uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent == 0) {
+    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+
+}  // namespace adder

@@ -1,0 +1,40 @@
+#include "adder/core/sequence_layout.h"
+
+#include <string>
+#include <utility>
+
+#include "adder/core/error.h"
+#include "adder/core/shape.h"
+
+namespace adder {
+
+SequenceLayout::SequenceLayout(std::vector<int64_t> offsets) : offsets_(std::move(offsets)) {
+  if (offsets_.empty() || offsets_.front() != 0) {
+    throw Error(ErrorCode::kInvalidArgument, "sequence offsets must begin with 0");
+  }
+  for (size_t s = 1; s < offsets_.size(); ++s) {
+    if (offsets_[s] < offsets_[s - 1]) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "sequence offsets must not decrease: offset " + std::to_string(s) + " is " +
+                      std::to_string(offsets_[s]) + " after " + std::to_string(offsets_[s - 1]));
+    }
+  }
+}
+
+SequenceLayout SequenceLayout::Single(int64_t rows) { return SequenceLayout({0, rows}); }
+
+SequenceLayout SequenceLayout::Uniform(int64_t sequences, int64_t length) {
+  CheckedProduct(sequences, length, "sequence layout");
+  std::vector<int64_t> offsets(static_cast<size_t>(sequences) + 1);
+  for (size_t s = 0; s < offsets.size(); ++s) offsets[s] = static_cast<int64_t>(s) * length;
+  return SequenceLayout(std::move(offsets));
+}
+
+SequenceLayout SequenceLayout::FromLengths(std::span<const int64_t> lengths) {
+  std::vector<int64_t> offsets = {0};
+  offsets.reserve(lengths.size() + 1);
+  for (const int64_t length : lengths) offsets.push_back(offsets.back() + length);
+  return SequenceLayout(std::move(offsets));
+}
+
+}  // namespace adder

@@ -1,0 +1,61 @@
+// What a model remembers of the sequences it has read: per layer the convolution window and the
+// SSM state. A State is a value: copying it forks the conversation, assigning an older copy rolls
+// it back, and for a pure Mamba its size does not depend on how much has been read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adder/core/tensor.h"
+
+namespace adder {
+
+class State {
+ public:
+  // One part of the memory, e.g. "layers.3.ssm": f32 [sequences, ...].
+  struct Entry {
+    std::string name;
+    Tensor value;
+  };
+
+  State() = default;  // no sequences; what a model has not begun to read
+  // Every entry's first dimension is the number of sequences; `fingerprint` names the model
+  // (see LanguageModel::fingerprint) and `positions` the rows each sequence has read so far.
+  // Throws kInvalidArgument when they disagree.
+  State(uint64_t fingerprint, std::vector<int64_t> positions, std::vector<Entry> entries);
+
+  // Value semantics: copies copy the elements.
+  State(const State& other);
+  State& operator=(const State& other);
+  State(State&&) noexcept = default;
+  State& operator=(State&&) noexcept = default;
+  ~State() = default;
+
+  int64_t sequences() const { return static_cast<int64_t>(positions_.size()); }
+  uint64_t fingerprint() const { return fingerprint_; }
+  std::span<const int64_t> positions() const { return positions_; }
+  std::span<int64_t> mutable_positions() { return positions_; }
+  std::span<const Entry> entries() const { return entries_; }
+  std::span<Entry> mutable_entries() { return entries_; }
+  // Size of all entries' elements.
+  int64_t bytes() const;
+
+  // The named sequences, in that order, each index any number of times (fork: {0, 0, 0}).
+  // Throws kInvalidArgument for an index out of range.
+  State Select(std::span<const int64_t> sequences) const;
+  // One state of all the given states' sequences, in order. Throws kInvalidArgument when they
+  // belong to different models.
+  static State Stack(std::span<const State> states);
+
+  // Same model, positions and bits.
+  friend bool operator==(const State& a, const State& b);
+
+ private:
+  uint64_t fingerprint_ = 0;
+  std::vector<int64_t> positions_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace adder

@@ -1,0 +1,46 @@
+// The bytes behind tensors: an owned allocation, or foreign memory kept alive by an owner.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "adder/core/device.h"
+
+namespace adder {
+
+// Alignment of every allocation: a cache line, and the widest vector register.
+inline constexpr size_t kStorageAlignment = 64;
+
+class Storage {
+ public:
+  // Uninitialised memory on the device. Throws kOutOfMemory, or kUnsupported for a device that
+  // this build does not have.
+  static std::shared_ptr<Storage> Allocate(int64_t bytes, Device device);
+  // Memory that somebody else owns (a mapped file, a caller's buffer); `owner` is held as long as
+  // the storage lives.
+  static std::shared_ptr<Storage> Wrap(void* data, int64_t bytes,
+                                       std::shared_ptr<const void> owner);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  Storage() = default;
+
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+  Device device_;
+  bool owned_ = false;
+  std::shared_ptr<const void> owner_;
+};
+
+// Large host blocks are kept for reuse when freed, because a training step asks for the same sizes
+// again and fresh pages cost more than the work done in them. Returns the cache to the system.
+void ReleaseCachedHostMemory();
+
+}  // namespace adder
