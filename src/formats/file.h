@@ -1,0 +1,68 @@
+// Files as values: mapped for reading, written whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace adder {
+
+// A read-only (copy-on-write) mapping of a whole file. An empty file maps to an empty span.
+class MappedFile {
+ public:
+  // Throws kNotFound or kIo with the path named (a directory, no permission, …).
+  static std::shared_ptr<const MappedFile> Open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<std::byte> bytes() const { return bytes_; }
+  std::string_view text() const {
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+  }
+
+ private:
+  MappedFile() = default;
+
+  std::span<std::byte> bytes_;
+};
+
+// The whole file as a string. Throws kNotFound, kIo; kInvalidArgument when it is larger than
+// `limit` bytes.
+std::string ReadFile(const std::filesystem::path& path, size_t limit = size_t{1} << 30);
+
+// A file that appears under its name only when Commit() has written, synced and renamed it; until
+// then, and when destroyed without Commit, the old file stays and no other remains.
+class AtomicFile {
+ public:
+  // Creates the temporary file beside `path`. Throws kIo naming the path.
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  // Throws kIo (a full disk, …) naming the path.
+  void Write(std::span<const std::byte> bytes);
+  void Write(std::string_view text) { Write(std::as_bytes(std::span(text))); }
+  void Commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+};
+
+// AtomicFile for content at hand.
+void WriteFileAtomically(const std::filesystem::path& path, std::string_view content);
+
+// A directory that appears under its name, complete and synced, or not at all: fill(temporary)
+// writes the files, then the temporary directory is synced and renamed over `path` (an old
+// directory of that name is replaced). When fill throws, nothing remains.
+void WriteDirectoryAtomically(const std::filesystem::path& path,
+                              const std::function<void(const std::filesystem::path&)>& fill);
+
+}  // namespace adder

@@ -1,0 +1,70 @@
+// A language model: tokens in, logits or loss out, memory carried in a State. Jobs (training,
+// generation, evaluation) know models through this interface only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adder/autograd/tape.h"
+#include "adder/core/sequence_layout.h"
+#include "adder/core/state.h"
+#include "adder/core/tensor.h"
+
+namespace adder {
+
+// What the model is asked to show of its inside while it runs (see `adder selection`).
+struct SelectionTrace {
+  // Per layer, f32 [rows, d_inner]: the step dt' = softplus(dt + dt_bias).
+  std::vector<Tensor> step;
+  // Per layer, f32 [rows, d_inner]: the mean over the states of the decay exp(dt'·A).
+  std::vector<Tensor> decay;
+};
+
+class LanguageModel {
+ public:
+  virtual ~LanguageModel() = default;
+
+  virtual int64_t vocab_size() const = 0;
+  virtual int64_t n_layer() const = 0;
+  // The dtype operators compute in: f32, bf16 or f16.
+  virtual DType compute_dtype() const = 0;
+  // All parameters in checkpoint order; a tied head appears once, as the embedding.
+  virtual std::span<Parameter> parameters() = 0;
+  std::span<const Parameter> parameters() const {
+    return const_cast<LanguageModel*>(this)->parameters();
+  }
+  // Identifies architecture, dimensions and parameters (xxHash64 over the config and over samples
+  // of every parameter's bits): a saved State is accepted only by the model that made it.
+  virtual uint64_t fingerprint() const = 0;
+
+  // The memory of `sequences` sequences that have read nothing: all zero.
+  virtual State InitialState(int64_t sequences) const = 0;
+
+  // The one forward. tokens: i32 [rows]; states: one variable per entry of InitialState(), in that
+  // order, [sequences, ...] each; replaced by the memory after the last row. nullptr: begin from
+  // zero and keep nothing. Returns the normalised hidden rows, [rows, d_model].
+  // With recompute, each block's activations are recomputed in the backward (see Checkpoint).
+  virtual Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
+                          std::vector<Variable>* states, bool recompute = false,
+                          SelectionTrace* trace = nullptr) const = 0;
+  // f32 [rows, vocab] for hidden rows.
+  virtual Tensor Logits(const Tensor& hidden) const = 0;
+  // f32 [rows]: the cross-entropy in nats of each row's target (i32 [rows], kIgnoreTarget: 0).
+  // Recorded on the tape; seed the result's gradient with the weight of each row.
+  virtual Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const = 0;
+
+  // Hidden without a tape, the state read and updated in place (positions too).
+  Tensor Forward(const Tensor& tokens, const SequenceLayout& layout, State* state,
+                 SelectionTrace* trace = nullptr) const;
+
+  // Training needs f32 values and gradients: converts, allocates zero gradients.
+  void PrepareTraining();
+  void ZeroGradients();
+  // Refreshes what is derived from the parameters (copies in the compute dtype) after they changed.
+  virtual void ParametersChanged() = 0;
+};
+
+}  // namespace adder

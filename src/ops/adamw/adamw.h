@@ -1,0 +1,42 @@
+// adamw: one step of Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+//
+//     g = gradient · gradient_scale
+//     m = beta1·m + (1 - beta1)·g            v = beta2·v + (1 - beta2)·g²
+//     w = w - lr·(weight_decay·w + (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps))
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "adder/core/tensor.h"
+
+namespace adder {
+
+struct AdamWOptions {
+  double lr = 1e-3;  // this step's rate
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double gradient_scale = 1.0;  // clipping, loss scale, 1 / accumulated batches
+  int64_t step = 1;             // 1 for the first
+};
+
+// All tensors dense, of one shape, f32 (the reference: f64). weight, m and v are updated in place;
+// `compute_weight` (bf16 or f16, or not given) gets a rounded copy of the new weight in the same
+// pass. Throws kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without
+// this operator.
+void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
+           const Tensor& m, const Tensor& v, const Tensor& compute_weight);
+
+// sqrt(Σ over all gradients' squares), accumulated in double, in an order that depends on the sizes
+// only. f32 (the reference: f64), dense.
+double GradientNorm(std::span<const Tensor> gradients);
+
+namespace reference {
+void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
+           const Tensor& m, const Tensor& v, const Tensor& compute_weight);
+double GradientNorm(std::span<const Tensor> gradients);
+}  // namespace reference
+
+}  // namespace adder

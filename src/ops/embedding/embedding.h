@@ -1,0 +1,21 @@
+// embedding: y[t] = W[tokens[t]], the look-up of a token's vector.
+#pragma once
+
+#include "adder/core/tensor.h"
+
+namespace adder {
+
+// tokens: i32 [rows], each in [0, vocab); W: [vocab, D], f32, bf16 or f16 (the reference: f64);
+// y: [rows, D], f32 or W's dtype. Throws kInvalidArgument when shapes or dtypes disagree or a token
+// is outside the vocabulary, kUnsupported for a device without this operator.
+void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y);
+// dy: [rows, D], y's dtype. dW: f32 [vocab, D], added to; rows with equal tokens are added in row
+// order, so that the result does not depend on the number of threads.
+void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW);
+
+namespace reference {
+void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y);
+void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW);
+}  // namespace reference
+
+}  // namespace adder
