@@ -1,2 +1,83 @@
+// The adder program: subcommands, the options they share, and errors as one line and an exit code.
+#include <fmt/core.h>
+
 #include <cstdio>
-int main() { return 0; }
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+
+#include "adder/backend/cpu/parallel.h"
+#include "adder/cli/commands.h"
+#include "adder/core/error.h"
+
+namespace adder {
+namespace {
+
+enum ExitCode { kDone = 0, kFailed = 1, kUsage = 2, kInterrupted = 130 };
+
+// "adder: MESSAGE", on one line whatever a file name or a file's content brought into the message.
+void PrintError(std::string_view message) {
+  std::string line = "adder: ";
+  for (const char c : message) {
+    line += static_cast<unsigned char>(c) < ' ' || c == '\x7f' ? ' ' : c;
+  }
+  while (line.back() == ' ') line.pop_back();
+  line += '\n';
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+void AddCommands(CLI::App& app) {
+  // One line a command, in the order of the help.
+  (void)app;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Trains, evaluates, runs and explores Mamba models.", "adder");
+  app.set_version_flag("--version", "adder " ADDER_VERSION);
+  app.set_help_flag("-h,--help", "Print this help");
+  app.footer(
+      "`adder COMMAND --help` explains a command. --threads goes before or after the command.\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.");
+  app.fallthrough();
+  app.require_subcommand(1);
+  int threads = 0;
+  app.add_option("--threads", threads, "Threads to compute with (default: the cores available)")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+  app.parse_complete_callback([&] {
+    if (threads > 0) cpu::SetThreadCount(threads);
+  });
+  AddCommands(app);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    PrintError(std::string(error.what()) + " (see adder --help)");
+    return kUsage;
+  } catch (const UsageError& error) {
+    PrintError(error.what());
+    return kUsage;
+  } catch (const Error& error) {
+    PrintError(error.what());
+    return error.code() == ErrorCode::kCancelled ? kInterrupted : kFailed;
+  } catch (const std::bad_alloc&) {
+    PrintError("out of memory");
+    return kFailed;
+  } catch (const std::exception& error) {
+    PrintError(error.what());
+    return kFailed;
+  }
+  // Results that did not reach their file are a failure.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    PrintError("standard output: cannot be written");
+    return kFailed;
+  }
+  return kDone;
+}
+
+}  // namespace
+}  // namespace adder
+
+int main(int argc, char** argv) { return adder::Main(argc, argv); }

@@ -1,0 +1,26 @@
+// SIGINT and SIGTERM as a flag that long jobs look at.
+#include <csignal>
+
+#include "adder/cli/commands.h"
+
+namespace adder {
+namespace {
+
+// A signal handler can reach nothing but an object of static life.
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+}  // namespace
+
+const std::atomic<bool>& CatchInterrupts() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted.store(true); };
+  sigemptyset(&action.sa_mask);
+  // No SA_RESTART: a read that waits for the user's input returns.
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  return interrupted;
+}
+
+}  // namespace adder
