@@ -1,0 +1,50 @@
+// What every operator checks of its tensor arguments before it touches them, so that all operators
+// complain alike: "rms_norm: weight is f32 [64], expected f32 [768]".
+#pragma once
+
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "adder/core/tensor.h"
+
+namespace adder {
+
+class ArgumentCheck {
+ public:
+  // `op`: the operator's name, which begins each message. `device`: where all tensors must be.
+  ArgumentCheck(std::string_view op, Device device) : op_(op), device_(device) {}
+
+  // `tensor` is given, on the device, of one of the dtypes and of this shape, and its elements lie
+  // without gaps. Throws kInvalidArgument otherwise.
+  void Dense(const Tensor& tensor, const char* name, std::initializer_list<DType> dtypes,
+             const Shape& shape) const;
+  // The same, but only the last dimension must be dense: rows may be further apart.
+  void Rows(const Tensor& tensor, const char* name, std::initializer_list<DType> dtypes,
+            const Shape& shape) const;
+  // Dense and Rows for tensors that need not be given.
+  void OptionalDense(const Tensor& tensor, const char* name, std::initializer_list<DType> dtypes,
+                     const Shape& shape) const {
+    if (tensor) Dense(tensor, name, dtypes, shape);
+  }
+  void OptionalRows(const Tensor& tensor, const char* name, std::initializer_list<DType> dtypes,
+                    const Shape& shape) const {
+    if (tensor) Rows(tensor, name, dtypes, shape);
+  }
+  // `tensor` is given and has this many dimensions: what must hold before its sizes are read.
+  void Rank(const Tensor& tensor, const char* name, int rank) const;
+  // Throws kInvalidArgument "op: message" unless `holds`.
+  void That(bool holds, std::string_view message) const {
+    if (!holds) Fail(message);
+  }
+  [[noreturn]] void Fail(std::string_view message) const;
+
+ private:
+  std::string op_;
+  Device device_;
+};
+
+// For the end of an operator's dispatch: throws kUnsupported "op: not implemented on cuda:0".
+[[noreturn]] void ThrowNoBackend(std::string_view op, Device device);
+
+}  // namespace adder
