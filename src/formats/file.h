@@ -20,10 +20,14 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
+  // The bytes may be written; what is written stays in this process. Touching pages of a file that
+  // another process cuts short meanwhile kills the process (SIGBUS), as with every mapping.
   std::span<std::byte> bytes() const { return bytes_; }
   std::string_view text() const {
     return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
   }
+  // Asks the system to begin reading the whole file into memory.
+  void ReadAhead() const;
 
  private:
   MappedFile() = default;
@@ -31,21 +35,23 @@ class MappedFile {
   std::span<std::byte> bytes_;
 };
 
-// The whole file as a string. Throws kNotFound, kIo; kInvalidArgument when it is larger than
-// `limit` bytes.
+// The whole file (or pipe) as a string. Throws kNotFound, kIo; kInvalidArgument when it is larger
+// than `limit` bytes.
 std::string ReadFile(const std::filesystem::path& path, size_t limit = size_t{1} << 30);
 
 // A file that appears under its name only when Commit() has written, synced and renamed it; until
-// then, and when destroyed without Commit, the old file stays and no other remains.
+// then, and when destroyed without Commit, the old file stays and no other remains. A process that
+// is killed leaves its hidden temporary file, ".NAME.PID.COUNT.tmp", beside the old one: nothing
+// reads it, no later write trips over it, and it may be deleted.
 class AtomicFile {
  public:
-  // Creates the temporary file beside `path`. Throws kIo naming the path.
+  // Creates the temporary file beside `path`. Throws kIo, kNotFound (no such folder) naming it.
   explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  // Throws kIo (a full disk, …) naming the path.
+  // Throw kIo (a full disk, …) naming the path.
   void Write(std::span<const std::byte> bytes);
   void Write(std::string_view text) { Write(std::as_bytes(std::span(text))); }
   void Commit();
@@ -61,7 +67,9 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view con
 
 // A directory that appears under its name, complete and synced, or not at all: fill(temporary)
 // writes the files, then the temporary directory is synced and renamed over `path` (an old
-// directory of that name is replaced). When fill throws, nothing remains.
+// directory of that name is replaced in one step where the filesystem can exchange names). When
+// fill throws, nothing remains; when the process is killed, the temporary directory may, as above.
+// Throws kIo, kNotFound, and what fill throws.
 void WriteDirectoryAtomically(const std::filesystem::path& path,
                               const std::function<void(const std::filesystem::path&)>& fill);
 
