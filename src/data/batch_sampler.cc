@@ -1,0 +1,175 @@
+// From positions in the text to tokens, targets and layout.
+#include "adder/data/batch_sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <string_view>
+
+#include "adder/core/error.h"
+#include "adder/core/random.h"
+#include "adder/core/shape.h"
+#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+
+namespace adder {
+namespace {
+
+// Philox streams of the run's seed; the parameters' own are numbered from 0.
+constexpr uint64_t kWindowStream = uint64_t{1} << 40;
+constexpr uint64_t kOrderStream = uint64_t{2} << 40;
+constexpr uint64_t kRotationStream = uint64_t{3} << 40;
+
+// 32-bit draws set aside for each row, far more than NextBelow ever takes.
+constexpr uint64_t kDrawsPerRow = 256;
+
+// Collects sequences.
+class BatchBuilder {
+ public:
+  explicit BatchBuilder(int64_t capacity) {
+    tokens_.reserve(static_cast<size_t>(capacity));
+    targets_.reserve(static_cast<size_t>(capacity));
+  }
+
+  // A sequence of `count` bytes of the document from `offset`.
+  void Add(std::string_view document, int64_t offset, int64_t count) {
+    const auto byte = [&](int64_t i) {
+      return static_cast<int32_t>(static_cast<uint8_t>(document[static_cast<size_t>(i)]));
+    };
+    const auto size = static_cast<int64_t>(document.size());
+    for (int64_t i = offset; i < offset + count; ++i) {
+      tokens_.push_back(byte(i));
+      targets_.push_back(i + 1 < size ? byte(i + 1) : kIgnoreTarget);
+    }
+    lengths_.push_back(count);
+  }
+
+  int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
+
+  Batch Finish() const {
+    Batch batch;
+    const auto rows = static_cast<int64_t>(tokens_.size());
+    batch.tokens = Tensor::From<int32_t>({rows}, tokens_);
+    batch.targets = Tensor::From<int32_t>({rows}, targets_);
+    batch.layout = SequenceLayout::FromLengths(lengths_);
+    batch.target_rows = rows - std::count(targets_.begin(), targets_.end(), kIgnoreTarget);
+    return batch;
+  }
+
+ private:
+  std::vector<int32_t> tokens_;
+  std::vector<int32_t> targets_;
+  std::vector<int64_t> lengths_;
+};
+
+void CheckPositive(int64_t value, const char* name) {
+  if (value < 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} is {}, expected at least 1", name, value));
+  }
+}
+
+}  // namespace
+
+BatchSampler::BatchSampler(const ByteCorpus& corpus, const BatchOptions& options)
+    : corpus_(corpus), options_(options) {
+  CheckPositive(options.batch, "batch");
+  CheckPositive(options.length, "length");
+  CheckedProduct(options.batch, options.length, "the rows of a batch");
+  if (options.streams < 0 || options.streams % options.batch != 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} streams, expected a multiple of the batch, {}", options.streams,
+                            options.batch));
+  }
+  rotation_ = static_cast<int64_t>(
+      Random(options.seed, kRotationStream).NextBelow(static_cast<uint64_t>(corpus.bytes())));
+}
+
+const BatchSampler::Order& BatchSampler::ShuffledOrder(int64_t round) {
+  if (orders_[0].round == round) return orders_[0];
+  if (orders_[1].round == round) return orders_[1];
+  Order& order = orders_[0].round < orders_[1].round ? orders_[0] : orders_[1];
+  order.round = round;
+  order.documents.resize(static_cast<size_t>(corpus_.documents()));
+  std::iota(order.documents.begin(), order.documents.end(), 0);
+  Random random(options_.seed, kOrderStream + static_cast<uint64_t>(round));
+  for (size_t i = order.documents.size(); i > 1; --i) {
+    std::swap(order.documents[i - 1], order.documents[random.NextBelow(i)]);
+  }
+  order.begins.assign(1, 0);
+  for (const int64_t document : order.documents) {
+    order.begins.push_back(order.begins.back() +
+                           static_cast<int64_t>(corpus_.document(document).size()));
+  }
+  return order;
+}
+
+BatchSampler::Place BatchSampler::Locate(int64_t position) {
+  const int64_t within = position % corpus_.bytes();
+  if (options_.packing == Packing::kWindows) {
+    const int64_t document = corpus_.Find(within);
+    return {document, within - corpus_.begin(document)};
+  }
+  const Order& order = ShuffledOrder(position / corpus_.bytes());
+  const auto next = std::upper_bound(order.begins.begin(), order.begins.end(), within);
+  const auto i = static_cast<size_t>(next - order.begins.begin() - 1);
+  return {order.documents[i], within - order.begins[i]};
+}
+
+Batch BatchSampler::Get(int64_t index) {
+  BatchBuilder builder(options_.batch * options_.length);
+  // Reads `count` bytes from `position` of the endless text; a sequence has at most `longest`.
+  const auto read = [&](int64_t position, int64_t count, int64_t longest) {
+    while (count > 0) {
+      const Place piece = Locate(position);
+      const std::string_view document = corpus_.document(piece.document);
+      // Pieces of a document end at multiples of `longest` from its beginning.
+      const int64_t rest = std::min(static_cast<int64_t>(document.size()) - piece.offset,
+                                    longest - piece.offset % longest);
+      const int64_t taken = std::min(count, rest);
+      builder.Add(document, piece.offset, taken);
+      position += taken;
+      count -= taken;
+    }
+  };
+  constexpr int64_t kUncut = std::numeric_limits<int64_t>::max();
+
+  if (options_.streams > 0) {
+    std::vector<int64_t> continues;
+    std::vector<int64_t> last;
+    const int64_t batches = options_.streams / options_.batch;
+    const int64_t first = index % batches * options_.batch;
+    const int64_t spacing = std::max<int64_t>(1, corpus_.bytes() / options_.streams);
+    for (int64_t s = 0; s < options_.batch; ++s) {
+      const int64_t start = rotation_ + (first + s) * spacing;
+      const int64_t position = start + index / batches * options_.length;
+      const bool goes_on = position != start && Locate(position).offset != 0;
+      continues.resize(static_cast<size_t>(builder.sequences()), -1);
+      continues.push_back(goes_on ? s : -1);
+      read(position, options_.length, kUncut);
+      last.push_back(builder.sequences() - 1);
+    }
+    continues.resize(static_cast<size_t>(builder.sequences()), -1);
+    Batch batch = builder.Finish();
+    batch.first_stream = first;
+    batch.continues = std::move(continues);
+    batch.last = std::move(last);
+    return batch;
+  }
+  if (options_.packing == Packing::kDocuments) {
+    const int64_t rows = options_.batch * options_.length;
+    read(index * rows, rows, options_.length);
+    return builder.Finish();
+  }
+  const int64_t length = std::min(options_.length, corpus_.bytes());
+  for (int64_t row = 0; row < options_.batch; ++row) {
+    const auto number = static_cast<uint64_t>(index * options_.batch + row);
+    Random random(options_.seed, kWindowStream, number * kDrawsPerRow);
+    const uint64_t places = static_cast<uint64_t>(corpus_.bytes() - length) + 1;
+    read(static_cast<int64_t>(random.NextBelow(places)), length, kUncut);
+  }
+  return builder.Finish();
+}
+
+}  // namespace adder

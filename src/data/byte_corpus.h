@@ -1,0 +1,58 @@
+// Training text: files of any size, mapped and never copied whole, cut into documents.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "adder/formats/file.h"
+
+namespace adder {
+
+// Regular files that the patterns name, absolute: a file itself; every file below a folder (names
+// that begin with a dot are skipped); what a pattern with *, ? or [] matches. Folders and patterns
+// give their files sorted by name; a file named twice appears once. Throws kNotFound for a pattern
+// that names nothing, kIo.
+std::vector<std::filesystem::path> ExpandFilePatterns(std::span<const std::string> patterns);
+
+class ByteCorpus {
+ public:
+  // Maps the files. Every file is a document, or, with a separator that is not empty, every stretch
+  // of it up to and including a separator is. Throws kNotFound, kIo; kInvalidArgument naming the
+  // file for an empty one and when no document has two bytes, the least that has something to
+  // predict.
+  static ByteCorpus Open(std::span<const std::filesystem::path> files,
+                         std::string_view separator = "");
+
+  // Cuts the last `share` (0 < share < 1) of all bytes off: {the rest, the tail}. A document across
+  // the cut becomes two. Throws kInvalidArgument when one of them would have nothing to predict.
+  std::pair<ByteCorpus, ByteCorpus> SplitTail(double share) const;
+
+  int64_t bytes() const { return begins_.back(); }
+  int64_t documents() const { return static_cast<int64_t>(texts_.size()); }
+  // The document's bytes, in the mapping.
+  std::string_view document(int64_t index) const { return texts_[static_cast<size_t>(index)]; }
+  // Where the document begins when all are laid end to end; documents() gives bytes().
+  int64_t begin(int64_t index) const { return begins_[static_cast<size_t>(index)]; }
+  // The document that holds the byte at `position` of all documents laid end to end.
+  int64_t Find(int64_t position) const;
+
+  // Changes when the documents' number or lengths, or one of a few hundred sampled bytes, do: tells
+  // a resumed run that it would read other text.
+  uint64_t Fingerprint() const;
+
+ private:
+  ByteCorpus() = default;
+  void Add(std::string_view text);
+
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<std::string_view> texts_;
+  std::vector<int64_t> begins_ = {0};  // documents() + 1
+};
+
+}  // namespace adder
