@@ -10,6 +10,7 @@
 #include "adder/backend/cpu/parallel.h"
 #include "adder/cli/commands.h"
 #include "adder/core/error.h"
+#include "adder/core/version.h"
 
 namespace adder {
 namespace {
@@ -34,7 +35,7 @@ void AddCommands(CLI::App& app) {
 
 int Main(int argc, char** argv) {
   CLI::App app("Trains, evaluates, runs and explores Mamba models.", "adder");
-  app.set_version_flag("--version", "adder " ADDER_VERSION);
+  app.set_version_flag("--version", "adder " + std::string(Version()));
   app.set_help_flag("-h,--help", "Print this help");
   app.footer(
       "`adder COMMAND --help` explains a command. --threads goes before or after the command.\n"

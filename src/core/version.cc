@@ -1,0 +1,7 @@
+#include "adder/core/version.h"
+
+namespace adder {
+
+std::string_view Version() { return ADDER_VERSION; }
+
+}  // namespace adder
