@@ -41,6 +41,8 @@ class Utf8Stream {
   std::string Push(std::string_view bytes);
   // What is left at the end, replaced by U+FFFD where incomplete.
   std::string Finish();
+  // The bytes held back: the beginning of a character.
+  std::string_view pending() const { return pending_; }
 
  private:
   std::string pending_;

@@ -1,0 +1,306 @@
+// The operators' forward calls, and the closures that call their backwards.
+#include "adder/autograd/functions.h"
+
+#include <utility>
+
+#include "adder/core/error.h"
+#include "adder/ops/embedding/embedding.h"
+#include "adder/ops/linear/linear.h"
+#include "adder/ops/rms_norm/rms_norm.h"
+#include "adder/ops/selective_scan/selective_scan.h"
+#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+
+namespace adder {
+namespace {
+
+bool Wanted(const Variable& variable) { return variable.requires_grad(); }
+bool Wanted(const Parameter& parameter) { return parameter.grad.defined(); }
+bool Wanted(const Parameter* parameter) {
+  return parameter != nullptr && parameter->grad.defined();
+}
+bool Wanted(const Variable* variable) { return variable != nullptr && variable->requires_grad(); }
+
+// Whether a function of these variables and parameters is recorded.
+template <class... Sources>
+bool Records(const Tape* tape, const Sources&... sources) {
+  return tape != nullptr && (Wanted(sources) || ...);
+}
+
+Tensor Compute(const Parameter* parameter) {
+  return parameter == nullptr ? Tensor() : parameter->compute;
+}
+Tensor Grad(const Parameter* parameter) {
+  return parameter == nullptr ? Tensor() : parameter->grad;
+}
+Tensor Value(const Variable* variable) {
+  return variable == nullptr ? Tensor() : variable->value();
+}
+Gradient GradientOf(const Variable* variable) {
+  return variable == nullptr ? Gradient() : variable->gradient();
+}
+
+// Where an operator leaves its new memory: nowhere, in the old memory, or in a new tensor.
+Tensor NewMemory(const Tape* tape, const Variable* memory, MemoryUpdate update, const Shape& shape,
+                 Device device) {
+  if (memory == nullptr) return {};
+  if (update == MemoryUpdate::kReplace || !memory->defined()) {
+    return Tensor::Empty(shape, DType::kF32, device);
+  }
+  if (tape != nullptr) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "memory cannot be overwritten while a tape records: the backward needs it");
+  }
+  return memory->value();
+}
+
+// [D, 1, width] as [D, width].
+Tensor ConvKernel(const Tensor& weight) {
+  if (!weight.defined() || weight.rank() != 3 || weight.dim(1) != 1) return weight;
+  return weight.Reshape({weight.dim(0), weight.dim(2)});
+}
+
+// a[i] += b[i] · c[i]; dense f32 tensors of one shape, as small as A.
+void AddProduct(const Tensor& a, const Tensor& b, const Tensor& c) {
+  float* sum = a.data<float>();
+  for (int64_t i = 0; i < a.elements(); ++i) sum[i] += b.data<float>()[i] * c.data<float>()[i];
+}
+
+void CheckRank(const Variable& x, int rank, const char* what) {
+  if (x.value().rank() == rank) return;
+  throw Error(ErrorCode::kInvalidArgument, std::string(what) + " is " + x.value().ToString() +
+                                               ", expected " + std::to_string(rank) +
+                                               " dimensions");
+}
+
+}  // namespace
+
+Variable Linear(Tape* tape, const Variable& x, const Parameter& weight, const Parameter* bias) {
+  CheckRank(x, 2, "linear: x");
+  const Tensor& W = weight.compute;
+  const Tensor y = Tensor::Empty({x.value().dim(0), W.dim(0)}, x.value().dtype(), W.device());
+  Linear(x.value(), W, Compute(bias), y);
+  if (!Records(tape, x, weight, bias)) return Variable(y);
+
+  Variable result(y, true);
+  tape->Record([x = x.value(), W, dx = x.gradient(), dW = weight.grad, dbias = Grad(bias),
+                dy = result.gradient()] {
+    const Tensor seed = dy.value();
+    if (!seed.defined()) return;
+    LinearGradients gradients{.dx = {}, .accumulate_dx = false, .dW = dW, .dbias = dbias};
+    if (!dx.wanted()) return LinearBackward(x, W, seed, gradients);
+    dx.Collect([&](const Tensor& target, bool accumulate) {
+      gradients.dx = target;
+      gradients.accumulate_dx = accumulate;
+      LinearBackward(x, W, seed, gradients);
+    });
+  });
+  return result;
+}
+
+Variable CausalConv1d(Tape* tape, const Variable& x, const Parameter& weight, const Parameter* bias,
+                      const SequenceLayout& layout, ConvActivation activation, Variable* window,
+                      MemoryUpdate update) {
+  CheckRank(x, 2, "causal_conv1d: x");
+  const CausalConv1dInputs inputs{.x = x.value(),
+                                  .weight = ConvKernel(weight.compute),
+                                  .bias = Compute(bias),
+                                  .initial_window = Value(window),
+                                  .layout = layout,
+                                  .activation = activation};
+  const int64_t D = inputs.x.dim(1);
+  const CausalConv1dOutputs outputs{
+      .y = Tensor::Empty({inputs.x.dim(0), D}, inputs.x.dtype(), inputs.x.device()),
+      .final_window =
+          NewMemory(tape, window, update, {layout.sequences(), inputs.weight.dim(1) - 1, D},
+                    inputs.x.device())};
+  CausalConv1d(inputs, outputs);
+  const bool records = Records(tape, x, weight, bias, window);
+  Variable result(outputs.y, records);
+  const Gradient d_initial = GradientOf(window);
+  if (window != nullptr) *window = Variable(outputs.final_window, records);
+  if (!records) return result;
+
+  tape->Record([inputs, dx = x.gradient(), dweight = ConvKernel(weight.grad), dbias = Grad(bias),
+                d_initial, dy = result.gradient(), d_final = GradientOf(window)] {
+    Tensor seed = dy.value();
+    const Tensor final_seed = d_final.value();
+    if (!seed.defined() && !final_seed.defined()) return;
+    if (!seed.defined())
+      seed = Tensor::Zeros(inputs.x.shape(), inputs.x.dtype(), inputs.x.device());
+    const Contribution to_x(dx);
+    const Contribution to_window(d_initial);
+    CausalConv1dBackward(inputs, seed, final_seed,
+                         {.dx = to_x.target(),
+                          .dweight = dweight,
+                          .dbias = dbias,
+                          .d_initial_window = to_window.target()});
+    to_x.Add();
+    to_window.Add();
+  });
+  return result;
+}
+
+Variable SelectiveScan(Tape* tape, const SelectiveScanVariables& variables,
+                       const SelectiveScanParameters& parameters, const SequenceLayout& layout,
+                       int64_t groups, Variable* h, MemoryUpdate update) {
+  CheckRank(variables.x, 2, "selective_scan: x");
+  const SelectiveScanInputs inputs{.x = variables.x.value(),
+                                   .dt = variables.dt.value(),
+                                   .A = Compute(parameters.A_log),
+                                   .B = variables.B.value(),
+                                   .C = variables.C.value(),
+                                   .D = Compute(parameters.D),
+                                   .dt_bias = Compute(parameters.dt_bias),
+                                   .z = variables.z.value(),
+                                   .interval = {},
+                                   .h0 = Value(h),
+                                   .layout = layout,
+                                   .groups = groups};
+  const bool records = Records(tape, variables.x, variables.dt, variables.B, variables.C,
+                               variables.z, parameters.A_log, parameters.D, parameters.dt_bias, h);
+  const int64_t D = inputs.A.dim(0);
+  const int64_t N = inputs.A.dim(1);
+  SelectiveScanOutputs outputs{
+      .y = Tensor::Empty(inputs.x.shape(), inputs.x.dtype(), inputs.x.device()),
+      .hT = NewMemory(tape, h, update, {layout.sequences(), D, N}, inputs.x.device()),
+      .chunk_states = {}};
+  if (records)
+    outputs.chunk_states =
+        Tensor::Empty({ScanChunks(layout), D, N}, DType::kF32, inputs.x.device());
+  SelectiveScan(inputs, outputs);
+  Variable result(outputs.y, records);
+  const Gradient dh0 = GradientOf(h);
+  if (h != nullptr) *h = Variable(outputs.hT, records);
+  if (!records) return result;
+
+  tape->Record(
+      [inputs, chunk_states = outputs.chunk_states, dx = variables.x.gradient(),
+       ddt = variables.dt.gradient(), dB = variables.B.gradient(), dC = variables.C.gradient(),
+       dz = variables.z.gradient(), dA_log = Grad(parameters.A_log), dD = Grad(parameters.D),
+       d_dt_bias = Grad(parameters.dt_bias), dh0, dy = result.gradient(), dhT = GradientOf(h)] {
+        Tensor seed = dy.value();
+        const Tensor state_seed = dhT.value();
+        if (!seed.defined() && !state_seed.defined()) return;
+        if (!seed.defined())
+          seed = Tensor::Zeros(inputs.x.shape(), inputs.x.dtype(), inputs.x.device());
+        const Contribution to_x(dx);
+        const Contribution to_dt(ddt);
+        const Contribution to_B(dB);
+        const Contribution to_C(dC);
+        const Contribution to_z(dz);
+        const Contribution to_h0(dh0);
+        Tensor dA;
+        if (dA_log.defined()) dA = Tensor::Zeros(inputs.A.shape(), DType::kF32, inputs.A.device());
+        SelectiveScanBackward(inputs, chunk_states, seed, state_seed,
+                              {.dx = to_x.target(),
+                               .ddt = to_dt.target(),
+                               .dA = dA,
+                               .dB = to_B.target(),
+                               .dC = to_C.target(),
+                               .dD = dD,
+                               .d_dt_bias = d_dt_bias,
+                               .dz = to_z.target(),
+                               .d_interval = {},
+                               .dh0 = to_h0.target()});
+        for (const Contribution* each : {&to_x, &to_dt, &to_B, &to_C, &to_z, &to_h0}) each->Add();
+        if (dA.defined()) AddProduct(dA_log, dA, inputs.A);
+      });
+  return result;
+}
+
+Variable RmsNorm(Tape* tape, const Variable& x, const Variable& residual, const Parameter& weight,
+                 double eps, DType y_dtype, Variable* sum) {
+  const bool records = Records(tape, x, residual, weight);
+  const bool x_is_sum = !residual.defined() && x.value().dtype() == DType::kF32;
+  const RmsNormInputs inputs{.x = x.value(),
+                             .residual = residual.value(),
+                             .weight = weight.compute,
+                             .eps = static_cast<float>(eps)};
+  RmsNormOutputs outputs{.y = Tensor::Empty(x.value().shape(), y_dtype, x.value().device()),
+                         .residual_out = {}};
+  if (!x_is_sum && (records || sum != nullptr)) {
+    outputs.residual_out = Tensor::Empty(x.value().shape(), DType::kF32, x.value().device());
+  }
+  RmsNorm(inputs, outputs);
+  Variable result(outputs.y, records);
+
+  if (x_is_sum) {
+    if (records) {
+      tape->Record([r = x.value(), weight = weight.compute, eps = inputs.eps, dx = x.gradient(),
+                    dweight = weight.grad, dy = result.gradient()] {
+        const Tensor seed = dy.value();
+        if (!seed.defined()) return;
+        if (!dx.wanted())
+          return RmsNormBackward(r, weight, eps, seed, {},
+                                 {.dr = {}, .dx = {}, .dweight = dweight});
+        // What later consumers of x collected is the gradient of r that arrives beside dy.
+        dx.Collect([&](const Tensor& target, bool accumulate) {
+          RmsNormBackward(r, weight, eps, seed, accumulate ? target : Tensor(),
+                          {.dr = target, .dx = {}, .dweight = dweight});
+        });
+      });
+    }
+    if (sum != nullptr) *sum = x;
+    return result;
+  }
+
+  const Variable r(outputs.residual_out, records && outputs.residual_out.defined());
+  if (records) {
+    tape->Record([r = r.value(), weight = weight.compute, eps = inputs.eps, dx = x.gradient(),
+                  d_residual = residual.gradient(), dweight = weight.grad, dy = result.gradient(),
+                  dr = r.gradient()] {
+      Tensor seed = dy.value();
+      const Tensor sum_seed = dr.value();
+      if (!seed.defined() && !sum_seed.defined()) return;
+      if (!seed.defined()) seed = Tensor::Zeros(r.shape(), DType::kF32, r.device());
+      const Contribution to_x(dx);
+      const Contribution to_residual(d_residual);
+      RmsNormBackward(r, weight, eps, seed, sum_seed,
+                      {.dr = to_residual.target(), .dx = to_x.target(), .dweight = dweight});
+      to_x.Add();
+      to_residual.Add();
+    });
+  }
+  if (sum != nullptr) *sum = r;
+  return result;
+}
+
+Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DType y_dtype) {
+  const Tensor& W = weight.compute;
+  const Tensor y = Tensor::Empty({tokens.elements(), W.dim(1)}, y_dtype, W.device());
+  Embedding(tokens, W, y);
+  if (!Records(tape, weight)) return Variable(y);
+  Variable result(y, true);
+  tape->Record([tokens, dW = weight.grad, dy = result.gradient()] {
+    const Tensor seed = dy.value();
+    if (seed.defined()) EmbeddingBackward(tokens, seed, dW);
+  });
+  return result;
+}
+
+Variable SoftmaxCrossEntropy(Tape* tape, const Variable& hidden, const Parameter& weight,
+                             const Tensor& targets) {
+  CheckRank(hidden, 2, "softmax_cross_entropy: hidden");
+  const SoftmaxCrossEntropyInputs inputs{
+      .hidden = hidden.value(), .W = weight.compute, .bias = {}, .targets = targets};
+  const bool records = Records(tape, hidden, weight);
+  const Shape rows = {hidden.value().dim(0)};
+  SoftmaxCrossEntropyOutputs outputs{
+      .loss = Tensor::Empty(rows, DType::kF32, hidden.value().device()), .log_sum_exp = {}};
+  if (records) outputs.log_sum_exp = Tensor::Empty(rows, DType::kF32, hidden.value().device());
+  SoftmaxCrossEntropy(inputs, outputs);
+  Variable result(outputs.loss, records);
+  if (!records) return result;
+  tape->Record([inputs, log_sum_exp = outputs.log_sum_exp, d_hidden = hidden.gradient(),
+                dW = weight.grad, d_loss = result.gradient()] {
+    const Tensor seed = d_loss.value();
+    if (!seed.defined()) return;
+    const Contribution to_hidden(d_hidden);
+    SoftmaxCrossEntropyBackward(inputs, log_sum_exp, seed,
+                                {.d_hidden = to_hidden.target(), .dW = dW, .dbias = {}});
+    to_hidden.Add();
+  });
+  return result;
+}
+
+}  // namespace adder

@@ -1,0 +1,66 @@
+// The operators as functions of variables and parameters: each computes its result at once and,
+// given a tape, records how gradients flow back through it. Parameters are read through
+// Parameter::compute; their gradients are added to Parameter::grad where that is defined. Shapes,
+// dtypes and errors are those of the operators' headers.
+//
+// Results need a gradient when any input or parameter does. What a backward needs is kept by its
+// closure and freed once that has run; nothing else is kept.
+#pragma once
+
+#include <cstdint>
+
+#include "adder/autograd/tape.h"
+#include "adder/core/sequence_layout.h"
+#include "adder/ops/causal_conv1d/causal_conv1d.h"
+
+namespace adder {
+
+// How an operator that carries memory hands on the new one.
+enum class MemoryUpdate {
+  kReplace,    // the variable becomes a new tensor; the old one is left as it was
+  kOverwrite,  // the variable's tensor is overwritten; only without a tape
+};
+
+// y [rows, N] = x · Wᵀ + bias, in x's dtype. bias may be null.
+Variable Linear(Tape* tape, const Variable& x, const Parameter& weight,
+                const Parameter* bias = nullptr);
+
+// x: [rows, D]. weight: [D, width], or [D, 1, width] as checkpoints store it. bias may be null.
+// window: null (begin from zero, keep nothing), or the memory to begin from, f32
+// [sequences, width-1, D] (undefined: zero), replaced by the final window.
+Variable CausalConv1d(Tape* tape, const Variable& x, const Parameter& weight, const Parameter* bias,
+                      const SequenceLayout& layout,
+                      ConvActivation activation = ConvActivation::kSilu, Variable* window = nullptr,
+                      MemoryUpdate update = MemoryUpdate::kReplace);
+
+struct SelectiveScanVariables {
+  Variable x, dt;  // [rows, D]
+  Variable B, C;   // [rows, groups · N]
+  Variable z;      // [rows, D], or undefined: no gate
+};
+// A_log.compute holds A = -exp(A_log), f32 [D, N]; its gradient is that of A_log: dA · A.
+struct SelectiveScanParameters {
+  const Parameter* A_log = nullptr;
+  const Parameter* D = nullptr;        // null: no skip connection
+  const Parameter* dt_bias = nullptr;  // null: 0
+};
+// y: [rows, D]. h: null (begin from zero, keep nothing), or the memory to begin from, f32
+// [sequences, D, N] (undefined: zero), replaced by the state after each sequence's last row.
+Variable SelectiveScan(Tape* tape, const SelectiveScanVariables& inputs,
+                       const SelectiveScanParameters& parameters, const SequenceLayout& layout,
+                       int64_t groups = 1, Variable* h = nullptr,
+                       MemoryUpdate update = MemoryUpdate::kReplace);
+
+// The norm of r = x + residual, in y_dtype. residual may be undefined. sum: null, or set to r, f32
+// (x itself where that is r already).
+Variable RmsNorm(Tape* tape, const Variable& x, const Variable& residual, const Parameter& weight,
+                 double eps, DType y_dtype, Variable* sum = nullptr);
+
+// tokens: i32 [rows]. y: [rows, D] in y_dtype.
+Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DType y_dtype);
+
+// The language-model head and its loss, f32 [rows].
+Variable SoftmaxCrossEntropy(Tape* tape, const Variable& hidden, const Parameter& weight,
+                             const Tensor& targets);
+
+}  // namespace adder
