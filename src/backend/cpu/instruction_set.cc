@@ -1,5 +1,9 @@
 #include "adder/backend/cpu/instruction_set.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -10,12 +14,19 @@
 namespace adder::cpu {
 namespace {
 
+#if defined(__x86_64__)
+// clang 14's __builtin_cpu_supports does not know this one.
+bool SupportsF16c() {
+  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 std::vector<InstructionSet> DetectInstructionSets() {
   std::vector<InstructionSet> sets = {InstructionSet::kPortable};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c")) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !SupportsF16c()) {
     return sets;
   }
   sets.push_back(InstructionSet::kX86V3);
@@ -39,16 +50,16 @@ InstructionSet ChooseAtStart() {
   for (const InstructionSet set : supported) {
     if (InstructionSetName(set) == wanted) return set;
   }
-  for (const InstructionSet set : {InstructionSet::kX86V3, InstructionSet::kX86V4,
-                                   InstructionSet::kX86V4Bf16}) {
+  for (const InstructionSet set :
+       {InstructionSet::kX86V3, InstructionSet::kX86V4, InstructionSet::kX86V4Bf16}) {
     if (InstructionSetName(set) == wanted) {
       throw Error(ErrorCode::kUnsupported,
                   "ADDER_ISA=" + std::string(wanted) + ": this machine lacks these instructions");
     }
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              "ADDER_ISA=" + std::string(wanted) +
-                  ": expected portable, x86_v3, x86_v4 or x86_v4_bf16");
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      "ADDER_ISA=" + std::string(wanted) + ": expected portable, x86_v3, x86_v4 or x86_v4_bf16");
 }
 
 std::atomic<InstructionSet>& Active() {
