@@ -25,16 +25,16 @@ class JsonValue {
   using Array = std::vector<JsonValue>;
   using Object = std::vector<Member>;  // sorted by key, every key once
 
-  JsonValue() = default;  // null
+  JsonValue();  // null
   template <std::same_as<bool> T>
-  JsonValue(T value) : value_(value) {}
+  JsonValue(T value);
   template <std::integral T>
-  requires(!std::same_as<T, bool>) JsonValue(T value) : value_(static_cast<int64_t>(value)) {}
-  JsonValue(double value) : value_(value) {}
-  JsonValue(std::string value) : value_(std::move(value)) {}
-  JsonValue(std::string_view value) : value_(std::string(value)) {}
-  JsonValue(const char* value) : value_(std::string(value)) {}
-  JsonValue(Array value) : value_(std::move(value)) {}
+  requires(!std::same_as<T, bool>) JsonValue(T value);
+  JsonValue(double value);
+  JsonValue(std::string value);
+  JsonValue(std::string_view value);
+  JsonValue(const char* value);
+  JsonValue(Array value);
   // Sorts the members. Throws kInvalidArgument for a key given twice.
   JsonValue(Object members);
 
@@ -72,6 +72,19 @@ struct JsonValue::Member {
 
   friend bool operator==(const Member&, const Member&) = default;
 };
+
+// Here and not above, since a constructor's body needs Member to be complete.
+inline JsonValue::JsonValue() = default;
+template <std::same_as<bool> T>
+JsonValue::JsonValue(T value) : value_(value) {}
+template <std::integral T>
+requires(!std::same_as<T, bool>) JsonValue::JsonValue(T value)
+    : value_(static_cast<int64_t>(value)) {}
+inline JsonValue::JsonValue(double value) : value_(value) {}
+inline JsonValue::JsonValue(std::string value) : value_(std::move(value)) {}
+inline JsonValue::JsonValue(std::string_view value) : value_(std::string(value)) {}
+inline JsonValue::JsonValue(const char* value) : value_(std::string(value)) {}
+inline JsonValue::JsonValue(Array value) : value_(std::move(value)) {}
 
 // "text" in JSON's quotes and escapes. For messages: control characters cannot reach a terminal,
 // and text past `limit` bytes is cut to "…" (0: no limit).
