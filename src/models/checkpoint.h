@@ -13,8 +13,7 @@ namespace adder {
 // the compute dtype. Throws kNotFound, kIo, kCorrupt, kUnsupported (another architecture), naming
 // file, field or tensor and what was expected.
 MambaConfig ReadMambaConfig(const std::filesystem::path& directory);
-std::unique_ptr<MambaModel> LoadMamba(const std::filesystem::path& directory,
-                                      DType compute_dtype);
+std::unique_ptr<MambaModel> LoadMamba(const std::filesystem::path& directory, DType compute_dtype);
 
 // Writes config.json and model.safetensors (values in `dtype`) into an existing directory.
 void SaveMamba(const MambaModel& model, const std::filesystem::path& directory, DType dtype);

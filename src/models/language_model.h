@@ -44,9 +44,11 @@ class LanguageModel {
   virtual State InitialState(int64_t sequences) const = 0;
 
   // The one forward. tokens: i32 [rows]; states: one variable per entry of InitialState(), in that
-  // order, [sequences, ...] each; replaced by the memory after the last row. nullptr: begin from
-  // zero and keep nothing. Returns the normalised hidden rows, [rows, d_model].
+  // order, [sequences, ...] each (undefined: zero); replaced by the memory after the last row.
+  // Without a tape the given tensors are overwritten with it. nullptr: begin from zero and keep
+  // nothing. Returns the normalised hidden rows, [rows, d_model], in the compute dtype.
   // With recompute, each block's activations are recomputed in the backward (see Checkpoint).
+  // Throws kInvalidArgument before any state is touched when tokens, layout and states disagree.
   virtual Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
                           std::vector<Variable>* states, bool recompute = false,
                           SelectionTrace* trace = nullptr) const = 0;
@@ -56,14 +58,18 @@ class LanguageModel {
   // Recorded on the tape; seed the result's gradient with the weight of each row.
   virtual Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const = 0;
 
-  // Hidden without a tape, the state read and updated in place (positions too).
+  // Hidden without a tape, the state read and updated in place (positions too); a State() becomes
+  // that of the layout's sequences. nullptr: begin from zero and keep nothing. Throws
+  // kInvalidArgument for the state of another model or of another number of sequences.
   Tensor Forward(const Tensor& tokens, const SequenceLayout& layout, State* state,
                  SelectionTrace* trace = nullptr) const;
 
-  // Training needs f32 values and gradients: converts, allocates zero gradients.
+  // Training needs f32 values of the model's own and gradients: copies or converts, allocates zero
+  // gradients.
   void PrepareTraining();
   void ZeroGradients();
-  // Refreshes what is derived from the parameters (copies in the compute dtype) after they changed.
+  // Refreshes what is derived from the parameters (Parameter::compute, the fingerprint) after
+  // values were set or changed. Throws kInvalidArgument for a value of the wrong shape.
   virtual void ParametersChanged() = 0;
 };
 

@@ -13,9 +13,9 @@ struct MambaConfig {
   int64_t d_state = 16;
   int64_t d_conv = 4;
   int64_t expand = 2;
-  int64_t d_inner = 0;   // 0: expand · d_model
-  int64_t dt_rank = 0;   // 0: ceil(d_model / 16)
-  bool use_bias = false;       // biases of in_proj and out_proj
+  int64_t d_inner = 0;    // 0: expand · d_model
+  int64_t dt_rank = 0;    // 0: ceil(d_model / 16)
+  bool use_bias = false;  // biases of in_proj and out_proj
   bool use_conv_bias = true;
   bool tie_word_embeddings = true;
   double norm_eps = 1e-5;
@@ -30,11 +30,12 @@ struct MambaConfig {
   int64_t eos_token_id = -1;
 
   // A published size by name: 130m, 370m, 790m, 1.4b, 2.8b, with the GPT-NeoX vocabulary padded to
-  // 50280. Throws kInvalidArgument for another name.
+  // 50280; resolved. Throws kInvalidArgument for another name.
   static MambaConfig Published(std::string_view name);
 
   // Fills d_inner and dt_rank where they are 0. Throws kInvalidArgument naming the field that has
-  // no valid value. Everything below expects a resolved config.
+  // no valid value (dimensions are bounded so that no product of them overflows 63 bits).
+  // Everything below expects a resolved config.
   void Resolve();
 };
 

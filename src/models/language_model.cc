@@ -1,0 +1,62 @@
+// What every language model does alike: inference on a State, and getting ready to train.
+#include "adder/models/language_model.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "adder/core/error.h"
+
+namespace adder {
+
+Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout, State* state,
+                              SelectionTrace* trace) const {
+  if (state == nullptr) return Hidden(nullptr, tokens, layout, nullptr, false, trace).value();
+  if (state->entries().empty() && state->sequences() == 0) {
+    *state = InitialState(layout.sequences());
+  }
+  if (state->fingerprint() != fingerprint()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the state belongs to another model (fingerprint {:016x}, this one has "
+                            "{:016x})",
+                            state->fingerprint(), fingerprint()));
+  }
+  if (state->sequences() != layout.sequences()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a state of {} sequences for a layout of {}", state->sequences(),
+                            layout.sequences()));
+  }
+  std::vector<Variable> memory;
+  memory.reserve(state->entries().size());
+  for (const State::Entry& entry : state->entries()) memory.emplace_back(entry.value);
+  const Tensor hidden = Hidden(nullptr, tokens, layout, &memory, false, trace).value();
+  for (size_t i = 0; i < memory.size(); ++i) {
+    state->mutable_entries()[i].value = memory[i].value();
+  }
+  for (size_t s = 0; s < state->positions().size(); ++s) {
+    state->mutable_positions()[s] += layout.length(static_cast<int64_t>(s));
+  }
+  return hidden;
+}
+
+void LanguageModel::PrepareTraining() {
+  for (Parameter& p : parameters()) {
+    if (!p.value.defined()) {
+      throw Error(ErrorCode::kInvalidArgument, "parameter " + p.name + " has no value yet");
+    }
+    if (p.grad.defined() && p.value.dtype() == DType::kF32) continue;
+    // Memory of its own: what is trained must not be the mapping of a checkpoint.
+    p.compute = Tensor();
+    p.value = p.value.dtype() == DType::kF32 ? p.value.Clone() : p.value.To(DType::kF32);
+    p.grad = Tensor::Zeros(p.value.shape(), DType::kF32, p.value.device());
+  }
+  ParametersChanged();
+}
+
+void LanguageModel::ZeroGradients() {
+  for (Parameter& p : parameters()) {
+    if (p.grad.defined()) p.grad.SetZero();
+  }
+}
+
+}  // namespace adder

@@ -1,0 +1,113 @@
+// The initial values of a Mamba's parameters: those of the authors' code, which are PyTorch's
+// defaults for linear layers and convolutions, and the paper's for the rest.
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string_view>
+
+#include "adder/backend/cpu/parallel.h"
+#include "adder/models/mamba.h"
+
+namespace adder {
+namespace {
+
+// Draws of 32 bits that one element takes: a double is two, a normal two doubles.
+constexpr uint64_t kDrawsPerUniform = 2;
+constexpr uint64_t kDrawsPerNormal = 4;
+
+class Initializer {
+ public:
+  explicit Initializer(uint64_t seed) : seed_(seed) {}
+
+  void Uniform(const Parameter& p, double bound) const {
+    Fill(p, kDrawsPerUniform,
+         [=](const Tensor& part, Random& random) { FillUniform(part, random, -bound, bound); });
+  }
+  void Normal(const Parameter& p, double stddev) const {
+    Fill(p, kDrawsPerNormal,
+         [=](const Tensor& part, Random& random) { FillNormal(part, random, 0, stddev); });
+  }
+  static void Constant(const Parameter& p, float value) {
+    std::fill_n(p.value.data<float>(), p.value.elements(), value);
+  }
+
+  // S4D-Real: A[d,n] = -(n + 1).
+  static void StateDecay(const Parameter& p) {
+    const int64_t N = p.value.dim(1);
+    for (int64_t i = 0; i < p.value.elements(); ++i) {
+      p.value.data<float>()[i] = static_cast<float>(std::log(static_cast<double>(i % N + 1)));
+    }
+  }
+
+  // A step drawn log-uniformly from [dt_min, dt_max], not below the floor, through the inverse of
+  // softplus.
+  void StepBias(const Parameter& p, const MambaConfig& c) const {
+    const double low = std::log(c.dt_min);
+    const double high = std::log(c.dt_max);
+    Fill(p, kDrawsPerUniform, [&](const Tensor& part, Random& random) {
+      for (int64_t i = 0; i < part.elements(); ++i) {
+        const double dt =
+            std::max(std::exp(low + (high - low) * random.NextDouble()), c.dt_init_floor);
+        part.data<float>()[i] = static_cast<float>(dt + std::log(-std::expm1(-dt)));
+      }
+    });
+  }
+
+ private:
+  // Fills parts of the parameter in parallel, each from its own place in the parameter's stream.
+  void Fill(const Parameter& p, uint64_t draws_per_element,
+            const std::function<void(const Tensor& part, Random& random)>& fill) const {
+    constexpr int64_t kGrain = int64_t{1} << 14;
+    const uint64_t stream = XXH64(p.name.data(), p.name.size(), 0);
+    const Tensor flat = p.value.Reshape({p.value.elements()});
+    cpu::ParallelFor(flat.elements(), kGrain, [&](int64_t begin, int64_t end, int) {
+      Random random(seed_, stream, static_cast<uint64_t>(begin) * draws_per_element);
+      fill(flat.Rows(begin, end - begin), random);
+    });
+  }
+
+  uint64_t seed_;
+};
+
+}  // namespace
+
+void InitializeMamba(MambaModel& model, uint64_t seed) {
+  const MambaConfig& c = model.config();
+  const Initializer initializer(seed);
+  const std::span<Parameter> parameters = model.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    Parameter& p = parameters[i];
+    p.compute = Tensor();
+    p.value = Tensor::Empty(model.parameter_shapes()[i], DType::kF32);
+    const auto is = [&p](std::string_view ending) { return p.name.ends_with(ending); };
+    // kaiming_uniform(a = √5): uniform within ±1/√fan_in.
+    const auto fan_in_bound = [](int64_t fan_in) {
+      return 1.0 / std::sqrt(static_cast<double>(fan_in));
+    };
+    if (is("embeddings.weight")) {
+      initializer.Normal(p, c.initializer_range);
+    } else if (is("A_log")) {
+      Initializer::StateDecay(p);
+    } else if (is("mixer.D") || is("norm.weight") || is("norm_f.weight")) {
+      Initializer::Constant(p, 1);
+    } else if (is("conv1d.weight") || is("conv1d.bias")) {
+      initializer.Uniform(p, fan_in_bound(c.d_conv));
+    } else if (is("dt_proj.bias")) {
+      initializer.StepBias(p, c);
+    } else if (is("in_proj.bias") || is("out_proj.bias")) {
+      Initializer::Constant(p, 0);
+    } else if (is("out_proj.weight")) {
+      // One residual branch per layer: its sum over all layers keeps the variance of one.
+      const double scale = c.rescale_prenorm_residual ? fan_in_bound(c.n_layer) : 1.0;
+      initializer.Uniform(p, fan_in_bound(c.d_inner) * scale);
+    } else {
+      // in_proj, x_proj, lm_head, and dt_proj, whose ±dt_rank^-½ is the same rule.
+      initializer.Uniform(p, fan_in_bound(p.value.dim(1)));
+    }
+  }
+  model.ParametersChanged();
+}
+
+}  // namespace adder
