@@ -20,9 +20,13 @@ Shape::Shape(std::span<const int64_t> dims) {
                                                  std::to_string(kMaxRank) + " are supported");
   }
   rank_ = static_cast<int>(dims.size());
+  constexpr int64_t kMaxElementBytes = 8;
+  int64_t extent = kMaxElementBytes;
   for (size_t i = 0; i < dims.size(); ++i) {
+    // Strides ignore that a size is 0, so the check does too.
+    extent = CheckedProduct(extent, dims[i] == 0 ? 1 : dims[i], "shape");
     dims_[i] = dims[i];
-    elements_ = CheckedProduct(elements_, dims[i], "shape");
+    elements_ *= dims[i];  // at most the extent
   }
 }
 

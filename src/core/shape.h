@@ -20,8 +20,8 @@ class Shape {
   Shape() = default;  // a scalar: rank 0, one element
   Shape(std::initializer_list<int64_t> dims)
       : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
-  // Throws kInvalidArgument for a negative size, more than kMaxRank sizes, or an element count
-  // past 2^63.
+  // Throws kInvalidArgument for a negative size, more than kMaxRank sizes, or sizes so large that a
+  // stride in bytes would not fit 63 bits (even where another size is 0).
   explicit Shape(std::span<const int64_t> dims);
 
   int rank() const { return rank_; }

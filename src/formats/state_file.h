@@ -2,7 +2,10 @@
 // bound to the model's fingerprint. Layout in docs/file-formats.md.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
+#include <span>
+#include <string_view>
 
 #include "adder/core/state.h"
 
@@ -16,5 +19,7 @@ State ReadState(const std::filesystem::path& path);
 // ReadState, and throws kInvalidArgument unless the state has the fingerprint, entry names, dtypes
 // and shapes of `like` (a model's InitialState for any number of sequences).
 State ReadStateFor(const std::filesystem::path& path, const State& like);
+// ReadState of a file in memory; `source` is what messages call it.
+State ParseState(std::span<const std::byte> file, std::string_view source);
 
 }  // namespace adder

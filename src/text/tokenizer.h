@@ -15,13 +15,18 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   virtual int64_t vocab_size() const = 0;
   virtual std::vector<int32_t> Encode(std::string_view text) const = 0;
-  // The bytes a token stands for; not necessarily whole UTF-8 characters.
+  // The bytes a token stands for; not necessarily whole UTF-8 characters. Throws kInvalidArgument
+  // for a token outside the vocabulary.
   virtual std::string_view Bytes(int32_t token) const = 0;
   // Writes the files by which Load, and Hugging Face's tokenizers, know this tokenizer.
   virtual void Save(const std::filesystem::path& directory) const = 0;
 
-  // The tokenizer of a model directory. Throws kNotFound, kCorrupt, kUnsupported.
+  // The tokenizer of a model directory: the one that its tokenizer.json describes, or the byte
+  // tokenizer where there is none and config.json says vocab_size 256. Throws kNotFound, kIo,
+  // kCorrupt; kUnsupported, naming what was found, for another kind of tokenizer.
   static std::unique_ptr<Tokenizer> Load(const std::filesystem::path& directory);
+  // The tokenizer of a tokenizer.json's text; `source` is what messages call it.
+  static std::unique_ptr<Tokenizer> Parse(std::string_view text, std::string_view source);
 };
 
 // Token i is byte i (MambaByte).
@@ -34,7 +39,8 @@ class ByteTokenizer : public Tokenizer {
 };
 
 // Lets through whole UTF-8 characters only: bytes of an unfinished character are held back until
-// the rest comes; bytes that can never become one are replaced by U+FFFD.
+// the rest comes; bytes that can never become one are replaced by U+FFFD, once for each longest
+// beginning of a character (as the Unicode standard recommends and Python's errors="replace" does).
 class Utf8Stream {
  public:
   // The text that became complete.

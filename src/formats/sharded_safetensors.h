@@ -1,0 +1,43 @@
+// A model directory's tensors: one model.safetensors, or the shards that
+// model.safetensors.index.json names.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adder/core/tensor.h"
+#include "adder/formats/safetensors.h"
+
+namespace adder {
+
+// The index's weight_map: tensor name → file name in the same directory. Throws kCorrupt for
+// anything else; a file name that leads out of the directory is refused.
+std::map<std::string, std::string> ParseShardIndex(std::string_view text, std::string_view source);
+
+class ShardedSafetensors {
+ public:
+  // Opens model.safetensors, or without it the index and every shard. Throws what
+  // SafetensorsFile::Open throws; kNotFound when neither is there or a shard is missing; kCorrupt
+  // when index and shards disagree on where a tensor is.
+  static ShardedSafetensors Open(const std::filesystem::path& directory);
+
+  const std::filesystem::path& directory() const { return directory_; }
+  const std::vector<SafetensorsFile>& files() const { return files_; }
+  // Name → tensor, sorted by name.
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+  bool Contains(const std::string& name) const { return tensors_.contains(name); }
+  // Throws kNotFound naming directory and tensor.
+  const Tensor& Get(const std::string& name) const;
+  // The file that holds a tensor, for messages. Throws kNotFound.
+  const std::filesystem::path& FileOf(const std::string& name) const;
+
+ private:
+  std::filesystem::path directory_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, Tensor> tensors_;
+};
+
+}  // namespace adder

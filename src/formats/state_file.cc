@@ -1,0 +1,275 @@
+#include "adder/formats/state_file.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <bit>
+#include <cstring>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "adder/core/error.h"
+#include "adder/formats/file.h"
+#include "adder/formats/json.h"
+
+namespace adder {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the file is written as memory holds it");
+
+constexpr std::string_view kMagic = "ADDRSTAT";
+constexpr uint32_t kVersion = 1;
+constexpr size_t kDTypeNameBytes = 4;
+constexpr size_t kChecksumBytes = 8;
+constexpr size_t kHeaderBytes = 8 + 4 + 4 + 8 + 8 + 8;
+constexpr uint32_t kMaxNameBytes = 4096;
+
+// Counts and hashes what goes to the file.
+class ChecksummedWriter {
+ public:
+  explicit ChecksummedWriter(const std::filesystem::path& path) : file_(path) {
+    XXH64_reset(hash_.get(), 0);
+  }
+
+  void Write(std::span<const std::byte> bytes) {
+    XXH64_update(hash_.get(), bytes.data(), bytes.size());
+    written_ += bytes.size();
+    file_.Write(bytes);
+  }
+  template <class T>
+  void WriteValue(T value) {
+    Write(std::as_bytes(std::span(&value, 1)));
+  }
+  // Zeros up to a multiple of kStorageAlignment.
+  void Align() {
+    constexpr std::byte kZeros[kStorageAlignment] = {};
+    Write(std::span(kZeros).first((kStorageAlignment - written_ % kStorageAlignment) %
+                                  kStorageAlignment));
+  }
+  void Commit() {
+    const uint64_t checksum = XXH64_digest(hash_.get());
+    file_.Write(std::as_bytes(std::span(&checksum, 1)));
+    file_.Commit();
+  }
+
+ private:
+  AtomicFile file_;
+  std::unique_ptr<XXH64_state_t, decltype(&XXH64_freeState)> hash_{XXH64_createState(),
+                                                                   &XXH64_freeState};
+  size_t written_ = 0;
+};
+
+// Takes pieces off the front of the file, each after a check that it is there.
+class Reader {
+ public:
+  Reader(std::span<const std::byte> bytes, std::string_view source)
+      : bytes_(bytes), source_(source) {}
+
+  std::span<const std::byte> Take(uint64_t count) {
+    if (count > bytes_.size() - used_) Fail("ends in the middle of an entry");
+    const auto taken = bytes_.subspan(used_, static_cast<size_t>(count));
+    used_ += static_cast<size_t>(count);
+    return taken;
+  }
+  template <class T>
+  T TakeValue() {
+    T value;
+    std::memcpy(&value, Take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+  std::string TakeText(uint64_t count) {
+    const auto bytes = Take(count);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+  void Align() {
+    for (const std::byte b :
+         Take((kStorageAlignment - used_ % kStorageAlignment) % kStorageAlignment)) {
+      if (b != std::byte{0}) Fail("has padding that is not zero");
+    }
+  }
+  uint64_t left() const { return bytes_.size() - used_; }
+
+  [[noreturn]] void Fail(std::string_view problem) const {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: the state file {}", source_, problem));
+  }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::string_view source_;
+  size_t used_ = 0;
+};
+
+DType ReadDType(Reader& reader) {
+  const std::string padded = reader.TakeText(kDTypeNameBytes);
+  const std::string name = padded.substr(0, padded.find('\0'));
+  if (padded.substr(name.size()).find_first_not_of('\0') == std::string::npos) {
+    try {
+      return ParseDType(name);
+    } catch (const Error&) {
+    }
+  }
+  reader.Fail("has an entry of unknown dtype " + JsonQuote(padded));
+}
+
+State::Entry ReadEntry(Reader& reader) {
+  const auto name_bytes = reader.TakeValue<uint32_t>();
+  if (name_bytes > kMaxNameBytes) reader.Fail("has an entry with too long a name");
+  State::Entry entry;
+  entry.name = reader.TakeText(name_bytes);
+  const DType dtype = ReadDType(reader);
+  const auto rank = reader.TakeValue<uint32_t>();
+  if (rank > kMaxRank) {
+    reader.Fail(
+        fmt::format("has an entry with {} dimensions, expected at most {}", rank, kMaxRank));
+  }
+  std::vector<int64_t> dims;
+  for (uint32_t i = 0; i < rank; ++i) dims.push_back(reader.TakeValue<int64_t>());
+  Shape shape;
+  int64_t bytes = 0;
+  try {
+    shape = Shape(dims);
+    bytes = CheckedProduct(shape.elements(), DTypeSize(dtype), "bytes");
+  } catch (const Error& error) {
+    reader.Fail("entry " + JsonQuote(entry.name, 80) + ": " + error.what());
+  }
+  reader.Align();
+  const auto elements = reader.Take(static_cast<uint64_t>(bytes));
+  if (dtype == DType::kBool) {
+    for (const std::byte b : elements) {
+      if (b > std::byte{1}) reader.Fail("has a bool that is neither 0 nor 1");
+    }
+  }
+  entry.value = Tensor::Empty(shape, dtype);
+  if (!elements.empty()) std::memcpy(entry.value.raw(), elements.data(), elements.size());
+  return entry;
+}
+
+State ParseBody(Reader& reader) {
+  reader.Take(kMagic.size() + 8);  // magic, version and reserved: checked by the caller
+  const auto fingerprint = reader.TakeValue<uint64_t>();
+  const auto sequences = reader.TakeValue<uint64_t>();
+  const auto entry_count = reader.TakeValue<uint64_t>();
+  // Before a count is believed, it must fit into what is left.
+  if (sequences > reader.left() / sizeof(int64_t) || entry_count > reader.left() / 8) {
+    reader.Fail("is too short for what it says it holds");
+  }
+  std::vector<int64_t> positions(static_cast<size_t>(sequences));
+  for (int64_t& position : positions) {
+    position = reader.TakeValue<int64_t>();
+    if (position < 0) reader.Fail(fmt::format("has position {}", position));
+  }
+  std::vector<State::Entry> entries;
+  std::set<std::string> names;
+  for (uint64_t i = 0; i < entry_count; ++i) {
+    entries.push_back(ReadEntry(reader));
+    if (!names.insert(entries.back().name).second) {
+      reader.Fail("has two entries " + JsonQuote(entries.back().name, 80));
+    }
+  }
+  if (reader.left() != 0) reader.Fail(fmt::format("has {} bytes too many", reader.left()));
+  try {
+    return State(fingerprint, std::move(positions), std::move(entries));
+  } catch (const Error& error) {
+    reader.Fail(std::string("is inconsistent: ") + error.what());
+  }
+}
+
+}  // namespace
+
+void WriteState(const std::filesystem::path& path, const State& state) {
+  ChecksummedWriter writer(path);
+  writer.Write(std::as_bytes(std::span(kMagic)));
+  writer.WriteValue(kVersion);
+  writer.WriteValue(uint32_t{0});
+  writer.WriteValue(state.fingerprint());
+  writer.WriteValue(static_cast<uint64_t>(state.sequences()));
+  writer.WriteValue(static_cast<uint64_t>(state.entries().size()));
+  writer.Write(std::as_bytes(state.positions()));
+  for (const State::Entry& entry : state.entries()) {
+    if (entry.name.size() > kMaxNameBytes) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: a state entry's name has {} bytes, expected at most {}",
+                              path.string(), entry.name.size(), kMaxNameBytes));
+    }
+    writer.WriteValue(static_cast<uint32_t>(entry.name.size()));
+    writer.Write(std::as_bytes(std::span(entry.name)));
+    std::string dtype(DTypeName(entry.value.dtype()));
+    dtype.resize(kDTypeNameBytes);
+    writer.Write(std::as_bytes(std::span(dtype)));
+    writer.WriteValue(static_cast<uint32_t>(entry.value.rank()));
+    writer.Write(std::as_bytes(entry.value.shape().dims()));
+    writer.Align();
+    const Tensor dense = entry.value.contiguous() ? entry.value : entry.value.Clone();
+    writer.Write({static_cast<const std::byte*>(dense.raw()), static_cast<size_t>(dense.bytes())});
+  }
+  writer.Commit();
+}
+
+State ParseState(std::span<const std::byte> file, std::string_view source) {
+  const auto fail = [&](const char* problem) {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", source, problem));
+  };
+  if (file.size() < kMagic.size() || std::memcmp(file.data(), kMagic.data(), kMagic.size()) != 0) {
+    fail("is not a state file");
+  }
+  if (file.size() < kHeaderBytes + kChecksumBytes) fail("the state file is cut short");
+  const auto body = file.first(file.size() - kChecksumBytes);
+  uint64_t checksum = 0;
+  std::memcpy(&checksum, file.last(kChecksumBytes).data(), kChecksumBytes);
+  // Every version ends with this checksum, so that damage is never taken for a newer version.
+  if (checksum != XXH64(body.data(), body.size(), 0)) {
+    fail("the state file is damaged: its checksum does not match");
+  }
+  uint32_t version = 0;
+  uint32_t reserved = 0;
+  std::memcpy(&version, file.data() + kMagic.size(), sizeof version);
+  std::memcpy(&reserved, file.data() + kMagic.size() + sizeof version, sizeof reserved);
+  if (version != kVersion) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: the state file has version {}, this program reads version {}",
+                            source, version, kVersion));
+  }
+  if (reserved != 0) fail("the state file has a reserved field that is not zero");
+  Reader reader(body, source);
+  return ParseBody(reader);
+}
+
+State ReadState(const std::filesystem::path& path) {
+  return ParseState(MappedFile::Open(path)->bytes(), path.string());
+}
+
+State ReadStateFor(const std::filesystem::path& path, const State& like) {
+  State state = ReadState(path);
+  const auto fail = [&](const std::string& problem) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: the state belongs to another model: {}", path.string(), problem));
+  };
+  if (state.fingerprint() != like.fingerprint()) {
+    fail(fmt::format("its fingerprint is {:016x}, the model's {:016x}", state.fingerprint(),
+                     like.fingerprint()));
+  }
+  if (state.entries().size() != like.entries().size()) {
+    fail(fmt::format("it has {} entries, the model's states have {}", state.entries().size(),
+                     like.entries().size()));
+  }
+  for (size_t i = 0; i < like.entries().size(); ++i) {
+    const State::Entry& got = state.entries()[i];
+    const State::Entry& expected = like.entries()[i];
+    const auto got_dims = got.value.shape().dims();
+    const auto expected_dims = expected.value.shape().dims();
+    // All but the first dimension, the number of sequences.
+    const bool same_shape = got_dims.size() == expected_dims.size() &&
+                            std::equal(got_dims.begin() + 1, got_dims.end(),
+                                       expected_dims.begin() + 1, expected_dims.end());
+    if (got.name != expected.name || got.value.dtype() != expected.value.dtype() || !same_shape) {
+      fail(fmt::format("entry {} is {} {}, expected {} {} (the first dimension is free)", i,
+                       JsonQuote(got.name, 80), got.value.ToString(), JsonQuote(expected.name),
+                       expected.value.ToString()));
+    }
+  }
+  return state;
+}
+
+}  // namespace adder
