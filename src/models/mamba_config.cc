@@ -4,18 +4,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <limits>
 
 #include "adder/core/error.h"
 
 namespace adder {
 namespace {
-
-// No dimension beyond these: products of any two, times the layers, then fit 63 bits, and a
-// hostile config cannot ask for more than its weights file must show to hold.
-constexpr int64_t kLargestDimension = int64_t{1} << 20;
-constexpr int64_t kLargestVocabulary = std::numeric_limits<int32_t>::max();  // tokens are i32
-constexpr int64_t kMostLayers = int64_t{1} << 16;
 
 void CheckRange(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most) {

@@ -7,6 +7,11 @@
 namespace adder {
 
 struct MambaConfig {
+  // No dimension is larger: products of any two, times the layers, then fit 63 bits.
+  static constexpr int64_t kLargestDimension = int64_t{1} << 20;
+  static constexpr int64_t kLargestVocabulary = (int64_t{1} << 31) - 1;  // tokens are i32
+  static constexpr int64_t kMostLayers = int64_t{1} << 16;
+
   int64_t vocab_size = 256;
   int64_t d_model = 768;
   int64_t n_layer = 24;

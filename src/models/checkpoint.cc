@@ -1,0 +1,281 @@
+// Reading and writing of Hugging Face MambaForCausalLM directories.
+#include "adder/models/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adder/core/error.h"
+#include "adder/formats/file.h"
+#include "adder/formats/json.h"
+#include "adder/formats/safetensors.h"
+
+namespace adder {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kGenerationConfigFile = "generation_config.json";
+constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kHeadName = "lm_head.weight";
+
+// A token id, or the first of a list of them; -1 for null.
+int64_t TokenId(const JsonObject& json, std::string_view key, int64_t fallback) {
+  const JsonValue* value = json.value().Find(key);
+  if (value == nullptr) return fallback;
+  if (const JsonValue::Array* list = value->AsArray(); list != nullptr && !list->empty()) {
+    value = &list->front();
+  }
+  if (value->is_null()) return -1;
+  const int64_t* id = value->AsInt();
+  if (id == nullptr || *id < -1) json.Fail(key, "a token id");
+  return *id;
+}
+
+void CheckArchitecture(const JsonObject& json) {
+  const std::string type = json.StringOr("model_type", "mamba");
+  if (type != "mamba") json.Fail("model_type", "\"mamba\"", ErrorCode::kUnsupported);
+  if (json.Has("architectures")) {
+    bool found = false;
+    for (const JsonValue& name : json.Array("architectures")) {
+      const std::string* text = name.AsString();
+      found = found || (text != nullptr && *text == "MambaForCausalLM");
+    }
+    if (!found) json.Fail("architectures", "[\"MambaForCausalLM\"]", ErrorCode::kUnsupported);
+  } else if (!json.Has("model_type")) {
+    json.Fail("model_type", "\"mamba\"");
+  }
+  if (json.StringOr("hidden_act", "silu") != "silu") {
+    json.Fail("hidden_act", "\"silu\"", ErrorCode::kUnsupported);
+  }
+}
+
+// The tensors of a checkpoint, and where they are for messages.
+struct Weights {
+  fs::path file;  // what lists them: the file itself, or the index
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::string> file_names;  // tensor → the file that holds it
+};
+
+Weights ReadShards(const fs::path& index_path) {
+  const JsonObject index = JsonObject::Read(index_path);
+  const JsonObject map = index.Object("weight_map");
+  Weights weights;
+  weights.file = index_path;
+  std::map<std::string, SafetensorsFile> shards;
+  for (const JsonValue::Member& member : *map.value().AsObject()) {
+    const std::string& file = map.String(member.key);
+    // A plain name: an index must not reach out of its directory.
+    if (file.empty() || file == "." || file == ".." || fs::path(file).filename() != file) {
+      map.Fail(member.key, "the name of a file beside the index");
+    }
+    auto shard = shards.find(file);
+    if (shard == shards.end()) {
+      shard = shards.emplace(file, SafetensorsFile::Open(index_path.parent_path() / file)).first;
+    }
+    weights.tensors[member.key] = shard->second.Get(member.key);
+    weights.file_names[member.key] = file;
+  }
+  return weights;
+}
+
+Weights ReadWeights(const fs::path& directory) {
+  if (!fs::exists(directory / kWeightsFile) && fs::exists(directory / kIndexFile)) {
+    return ReadShards(directory / kIndexFile);
+  }
+  const SafetensorsFile file = SafetensorsFile::Open(directory / kWeightsFile);
+  Weights weights{.file = file.path(), .tensors = file.tensors(), .file_names = {}};
+  for (const auto& [name, tensor] : weights.tensors) weights.file_names[name] = kWeightsFile;
+  return weights;
+}
+
+// "a, b, c and 7 more"
+std::string Names(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 3;
+  const size_t shown = std::min(names.size(), kShown);
+  std::string text;
+  for (size_t i = 0; i < shown; ++i) text += (i == 0 ? "" : ", ") + names[i];
+  if (names.size() > shown) text += fmt::format(" and {} more", names.size() - shown);
+  return text;
+}
+
+bool SameElements(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() && a.contiguous() && b.contiguous() &&
+         (a.raw() == b.raw() || std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0);
+}
+
+void CheckLayers(const MambaConfig& config, const Weights& weights) {
+  if (config.n_layer <= static_cast<int64_t>(weights.tensors.size())) return;
+  throw Error(ErrorCode::kCorrupt,
+              fmt::format("{}: holds {} tensors, too few for the {} layers that config.json says",
+                          weights.file.string(), weights.tensors.size(), config.n_layer));
+}
+
+}  // namespace
+
+MambaConfig ParseMambaConfig(std::string_view text, const std::string& source) {
+  const JsonObject json = JsonObject::Parse(text, source);
+  CheckArchitecture(json);
+  MambaConfig config;
+  constexpr int64_t kLargest = MambaConfig::kLargestDimension;
+  config.vocab_size = json.Int("vocab_size", 1, MambaConfig::kLargestVocabulary);
+  config.d_model = json.Int("hidden_size", 1, kLargest);
+  config.n_layer = json.Int("num_hidden_layers", 1, MambaConfig::kMostLayers);
+  config.d_state = json.IntOr("state_size", 16, 1, kLargest);
+  config.d_conv = json.IntOr("conv_kernel", 4, 2, 8);
+  config.expand = json.IntOr("expand", 2, 1, kLargest);
+  config.d_inner = json.IntOr("intermediate_size", 0, 1, kLargest);
+  const JsonValue* rank = json.value().Find("time_step_rank");
+  const std::string* word = rank == nullptr ? nullptr : rank->AsString();
+  if (word != nullptr && *word != "auto") json.Fail("time_step_rank", "an integer or \"auto\"");
+  config.dt_rank = word != nullptr ? 0 : json.IntOr("time_step_rank", 0, 1, kLargest);
+  config.use_bias = json.BoolOr("use_bias", true);
+  config.use_conv_bias = json.BoolOr("use_conv_bias", true);
+  config.tie_word_embeddings = json.BoolOr("tie_word_embeddings", true);
+  config.norm_eps = json.DoubleOr("layer_norm_epsilon", 1e-5);
+  json.BoolOr("residual_in_fp32", true);  // the stream is always f32, which is at least as exact
+  config.dt_min = json.DoubleOr("time_step_min", 1e-3);
+  config.dt_max = json.DoubleOr("time_step_max", 1e-1);
+  config.dt_init_floor = json.DoubleOr("time_step_floor", 1e-4);
+  config.initializer_range = json.DoubleOr("initializer_range", 0.1);
+  config.rescale_prenorm_residual = json.BoolOr("rescale_prenorm_residual", false);
+  config.bos_token_id = TokenId(json, "bos_token_id", 0);
+  config.eos_token_id = TokenId(json, "eos_token_id", 0);
+  try {
+    config.Resolve();
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", source, error.what()));
+  }
+  return config;
+}
+
+MambaConfig ReadMambaConfig(const fs::path& directory) {
+  constexpr size_t kLargestConfig = size_t{1} << 24;
+  const fs::path path = directory / kConfigFile;
+  return ParseMambaConfig(ReadFile(path, kLargestConfig), path.string());
+}
+
+std::unique_ptr<MambaModel> LoadMamba(const fs::path& directory, DType compute_dtype) {
+  const MambaConfig config = ReadMambaConfig(directory);
+  Weights weights = ReadWeights(directory);
+  CheckLayers(config, weights);
+  auto model = std::make_unique<MambaModel>(config, compute_dtype);
+  std::vector<std::string> missing;
+  for (size_t i = 0; i < model->parameters().size(); ++i) {
+    Parameter& p = model->parameters()[i];
+    const auto found = weights.tensors.find(p.name);
+    if (found == weights.tensors.end()) {
+      missing.push_back(p.name);
+      continue;
+    }
+    const Tensor& tensor = found->second;
+    const Shape& shape = model->parameter_shapes()[i];
+    const std::string where =
+        (directory / weights.file_names[p.name]).string() + ": tensor " + p.name;
+    if (tensor.shape() != shape) {
+      throw Error(ErrorCode::kCorrupt, fmt::format("{} has shape {}, config says {}", where,
+                                                   tensor.shape().ToString(), shape.ToString()));
+    }
+    if (tensor.dtype() != DType::kF32 && tensor.dtype() != DType::kBF16 &&
+        tensor.dtype() != DType::kF16) {
+      throw Error(ErrorCode::kUnsupported, fmt::format("{} has dtype {}, expected f32, bf16 or f16",
+                                                       where, DTypeName(tensor.dtype())));
+    }
+    p.value = tensor;
+    weights.tensors.erase(found);
+  }
+  if (!missing.empty()) {
+    throw Error(ErrorCode::kCorrupt,
+                fmt::format("{}: lacks {}", weights.file.string(), Names(missing)));
+  }
+  if (config.tie_word_embeddings) {
+    const auto head = weights.tensors.find(kHeadName);
+    if (head != weights.tensors.end()) {
+      if (!SameElements(head->second, model->parameters().front().value)) {
+        throw Error(ErrorCode::kCorrupt,
+                    fmt::format("{}: tensor {} differs from the embedding, which config.json says "
+                                "it is tied to",
+                                weights.file.string(), kHeadName));
+      }
+      weights.tensors.erase(head);
+    }
+  }
+  if (!weights.tensors.empty()) {
+    std::vector<std::string> unexpected;
+    for (const auto& [name, tensor] : weights.tensors) unexpected.push_back(name);
+    throw Error(ErrorCode::kCorrupt,
+                fmt::format("{}: unexpected tensor {}", weights.file.string(), Names(unexpected)));
+  }
+  model->ParametersChanged();
+  return model;
+}
+
+std::string MambaConfigJson(const MambaConfig& config, DType dtype) {
+  const char* dtype_name = dtype == DType::kF32    ? "float32"
+                           : dtype == DType::kBF16 ? "bfloat16"
+                                                   : "float16";
+  const auto token = [](int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); };
+  const JsonValue json(JsonValue::Object{
+      {"architectures", JsonValue::Array{"MambaForCausalLM"}},
+      {"bos_token_id", token(config.bos_token_id)},
+      {"conv_kernel", config.d_conv},
+      {"dtype", dtype_name},
+      {"eos_token_id", token(config.eos_token_id)},
+      {"expand", config.expand},
+      {"hidden_act", "silu"},
+      {"hidden_size", config.d_model},
+      {"initializer_range", config.initializer_range},
+      {"intermediate_size", config.d_inner},
+      {"layer_norm_epsilon", config.norm_eps},
+      {"model_type", "mamba"},
+      {"num_hidden_layers", config.n_layer},
+      {"rescale_prenorm_residual", config.rescale_prenorm_residual},
+      {"residual_in_fp32", true},
+      {"state_size", config.d_state},
+      {"tie_word_embeddings", config.tie_word_embeddings},
+      {"time_step_floor", config.dt_init_floor},
+      {"time_step_init_scheme", "random"},
+      {"time_step_max", config.dt_max},
+      {"time_step_min", config.dt_min},
+      {"time_step_rank", config.dt_rank},
+      {"time_step_scale", 1.0},
+      {"use_bias", config.use_bias},
+      {"use_cache", true},
+      {"use_conv_bias", config.use_conv_bias},
+      {"vocab_size", config.vocab_size},
+  });
+  return json.ToText(2) + "\n";
+}
+
+void SaveMamba(const MambaModel& model, const fs::path& directory, DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a checkpoint cannot be written in {}, expected f32, bf16 or f16",
+                            DTypeName(dtype)));
+  }
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const Parameter& p : model.parameters()) {
+    if (!p.value.defined()) {
+      throw Error(ErrorCode::kInvalidArgument, "parameter " + p.name + " has no value yet");
+    }
+    tensors.emplace_back(p.name, p.value.To(p.full_precision ? DType::kF32 : dtype));
+  }
+  const MambaConfig& config = model.config();
+  const auto token = [](int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); };
+  const JsonValue generation(JsonValue::Object{{"_from_model_config", true},
+                                               {"bos_token_id", token(config.bos_token_id)},
+                                               {"eos_token_id", token(config.eos_token_id)},
+                                               {"use_cache", true}});
+  WriteSafetensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
+  WriteFileAtomically(directory / kGenerationConfigFile, generation.ToText(2) + "\n");
+  WriteFileAtomically(directory / kConfigFile, MambaConfigJson(config, dtype));
+}
+
+}  // namespace adder

@@ -1,0 +1,19 @@
+// Fuzzes the reading of config.json: any text gives a config that resolves and is written and read
+// back the same, or an Error.
+#include <cstdlib>
+#include <string_view>
+
+#include "adder/core/error.h"
+#include "adder/models/checkpoint.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  try {
+    const adder::MambaConfig config = adder::ParseMambaConfig(
+        std::string_view(reinterpret_cast<const char*>(data), size), "config.json");
+    const std::string text = adder::MambaConfigJson(config, adder::DType::kF32);
+    const adder::MambaConfig again = adder::ParseMambaConfig(text, "config.json");
+    if (adder::MambaConfigJson(again, adder::DType::kF32) != text) std::abort();
+  } catch (const adder::Error&) {
+  }
+  return 0;
+}
