@@ -16,10 +16,10 @@ void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& 
 
 // Those left undefined are not computed.
 struct LinearGradients {
-  Tensor dx;                   // [rows, K], x's dtype: dy · W
+  Tensor dx = {};              // [rows, K], x's dtype: dy · W
   bool accumulate_dx = false;  // add to dx instead of overwriting it
-  Tensor dW;                   // f32 [N, K], added to: dyᵀ · x
-  Tensor dbias;                // f32 [N], added to: Σ_rows dy
+  Tensor dW = {};              // f32 [N, K], added to: dyᵀ · x
+  Tensor dbias = {};           // f32 [N], added to: Σ_rows dy
 };
 
 // dy: [rows, N], y's dtype.

@@ -17,22 +17,22 @@ namespace adder {
 inline constexpr int32_t kIgnoreTarget = -100;
 
 struct SoftmaxCrossEntropyInputs {
-  Tensor hidden;   // [rows, K]: f32, bf16 or f16 (the reference: f64)
-  Tensor W;        // [vocab, K], hidden's dtype
-  Tensor bias;     // f32 [vocab], or not given
-  Tensor targets;  // i32 [rows], each in [0, vocab) or kIgnoreTarget
+  Tensor hidden = {};   // [rows, K]: f32, bf16 or f16 (the reference: f64)
+  Tensor W = {};        // [vocab, K], hidden's dtype
+  Tensor bias = {};     // f32 [vocab], or not given
+  Tensor targets = {};  // i32 [rows], each in [0, vocab) or kIgnoreTarget
 };
 
 struct SoftmaxCrossEntropyOutputs {
-  Tensor loss;         // f32 [rows]
-  Tensor log_sum_exp;  // f32 [rows], or not given; what the backward needs
+  Tensor loss = {};         // f32 [rows]
+  Tensor log_sum_exp = {};  // f32 [rows], or not given; what the backward needs
 };
 
 // Those left undefined are not computed. dW and dbias are f32 and added to.
 struct SoftmaxCrossEntropyGradients {
-  Tensor d_hidden;  // [rows, K], hidden's dtype, overwritten
-  Tensor dW;        // [vocab, K]
-  Tensor dbias;     // [vocab]
+  Tensor d_hidden = {};  // [rows, K], hidden's dtype, overwritten
+  Tensor dW = {};        // [vocab, K]
+  Tensor dbias = {};     // [vocab]
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree or a target is out of range, kUnsupported

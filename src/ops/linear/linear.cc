@@ -1,0 +1,56 @@
+// linear: argument checks, and the choice of the backend by the device.
+#include "adder/ops/linear/linear.h"
+
+#include "adder/ops/argument_check.h"
+#include "adder/ops/linear/linear_backends.h"
+
+namespace adder {
+namespace {
+
+constexpr const char* kOp = "linear";
+constexpr const char* kBackwardOp = "linear backward";
+
+// x: [rows, K] and W: [N, K].
+void CheckOperands(const ArgumentCheck& check, const Tensor& x, const Tensor& W,
+                   std::initializer_list<DType> operands) {
+  check.Rank(x, "x", 2);
+  check.Rank(W, "W", 2);
+  check.Rows(x, "x", operands, x.shape());
+  check.Rows(W, "W", {x.dtype()}, {W.dim(0), x.dim(1)});
+}
+
+}  // namespace
+
+void CheckLinear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y,
+                 std::initializer_list<DType> operands, DType sums) {
+  const ArgumentCheck check(kOp, x.device());
+  CheckOperands(check, x, W, operands);
+  check.OptionalDense(bias, "bias", {sums}, {W.dim(0)});
+  check.Rows(y, "y", {x.dtype(), sums}, {x.dim(0), W.dim(0)});
+}
+
+void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
+                         const LinearGradients& gradients, std::initializer_list<DType> operands,
+                         DType sums) {
+  const ArgumentCheck check(kBackwardOp, x.device());
+  CheckOperands(check, x, W, operands);
+  check.Rows(dy, "dy", {x.dtype(), sums}, {x.dim(0), W.dim(0)});
+  check.OptionalRows(gradients.dx, "dx", {x.dtype()}, x.shape());
+  check.OptionalRows(gradients.dW, "dW", {sums}, W.shape());
+  check.OptionalDense(gradients.dbias, "dbias", {sums}, {W.dim(0)});
+}
+
+void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
+  CheckLinear(x, W, bias, y, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
+  if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, x.device());
+  cpu::Linear(x, W, bias, y);
+}
+
+void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
+                    const LinearGradients& gradients) {
+  CheckLinearBackward(x, W, dy, gradients, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
+  if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, x.device());
+  cpu::LinearBackward(x, W, dy, gradients);
+}
+
+}  // namespace adder
