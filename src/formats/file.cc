@@ -20,8 +20,7 @@ namespace {
 // Throws what errno says about `path`.
 [[noreturn]] void Fail(const std::filesystem::path& path, const char* action) {
   const int code = errno;
-  const bool missing = code == ENOENT || code == ENOTDIR;
-  throw Error(missing ? ErrorCode::kNotFound : ErrorCode::kIo,
+  throw Error(code == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo,
               fmt::format("{}: cannot {}: {}", path.string(), action,
                           std::generic_category().message(code)));
 }

@@ -72,6 +72,17 @@ std::string DecodeSlowly(std::string_view bytes) {
   return text;
 }
 
+std::string Encode(uint32_t code) {
+  std::string text;
+  const int continuations = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  constexpr uint32_t kLead[] = {0, 0xc0, 0xe0, 0xf0};
+  text += static_cast<char>(kLead[continuations] | code >> (6 * continuations));
+  for (int i = continuations - 1; i >= 0; --i) {
+    text += static_cast<char>(0x80 | (code >> (6 * i) & 0x3f));
+  }
+  return text;
+}
+
 std::string Stream(const std::vector<std::string_view>& pieces) {
   Utf8Stream stream;
   std::string text;
@@ -115,18 +126,7 @@ TEST(Utf8StreamTest, HoldsBackNoMoreThanNeeded) {
 TEST(Utf8StreamTest, EveryCharacterPassesAtEverySplit) {
   for (uint32_t code = 0; code <= 0x10ffff; code += code < 0x3000 ? 1 : 61) {
     if (code >= 0xd800 && code <= 0xdfff) continue;
-    std::string text;
-    if (code < 0x80) {
-      text = {static_cast<char>(code)};
-    } else if (code < 0x800) {
-      text = {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
-    } else if (code < 0x10000) {
-      text = {static_cast<char>(0xe0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 63)),
-              static_cast<char>(0x80 | (code & 63))};
-    } else {
-      text = {static_cast<char>(0xf0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 63)),
-              static_cast<char>(0x80 | (code >> 6 & 63)), static_cast<char>(0x80 | (code & 63))};
-    }
+    const std::string text = Encode(code);
     for (size_t split = 0; split <= text.size(); ++split) {
       const std::string_view view = text;
       ASSERT_EQ(Stream({view.substr(0, split), view.substr(split)}), text) << code;
