@@ -30,7 +30,8 @@ void PrintError(std::string_view message) {
 
 void AddCommands(CLI::App& app) {
   // One line a command, in the order of the help.
-  (void)app;
+  AddGenerateCommand(app);
+  AddLogitsCommand(app);
 }
 
 int Main(int argc, char** argv) {

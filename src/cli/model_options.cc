@@ -1,0 +1,27 @@
+// Options that name a model.
+#include "adder/cli/model_options.h"
+
+#include "adder/core/dtype.h"
+#include "adder/models/checkpoint.h"
+
+namespace adder {
+
+void AddModelDirectory(CLI::App& command, std::string& directory) {
+  command.add_option("--model", directory, "Model directory: config.json, model.safetensors, …")
+      ->required()
+      ->type_name("DIR");
+}
+
+void ModelOptions::AddTo(CLI::App& command) {
+  AddModelDirectory(command, directory);
+  command.add_option("--dtype", dtype, "What to compute in: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->type_name("TYPE")
+      ->capture_default_str();
+}
+
+std::unique_ptr<MambaModel> ModelOptions::Load() const {
+  return LoadMamba(directory, ParseDType(dtype));
+}
+
+}  // namespace adder

@@ -1,0 +1,25 @@
+// The options of every command that runs a model, and the model they name.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "adder/models/mamba.h"
+
+namespace adder {
+
+struct ModelOptions {
+  std::string directory;
+  std::string dtype = "f32";
+
+  // --model DIR (required) and --dtype.
+  void AddTo(CLI::App& command);
+  std::unique_ptr<MambaModel> Load() const;
+};
+
+// --model alone, for commands that do not choose how to compute.
+void AddModelDirectory(CLI::App& command, std::string& directory);
+
+}  // namespace adder

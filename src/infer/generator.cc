@@ -1,0 +1,246 @@
+// The memory of all conversations is one packed State; those without rows in a forward are empty
+// sequences of its layout.
+#include "adder/infer/generator.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "adder/core/error.h"
+
+namespace adder {
+
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kEos:
+      return "eos";
+    case FinishReason::kStopped:
+      return "interrupted";
+  }
+  return "unknown";
+}
+
+std::string Generated::FinalText() const {
+  Utf8Stream utf8;
+  std::string text = utf8.Push(session.unshown);
+  return text + utf8.Finish();
+}
+
+struct Generator::Sequence {
+  Sequence(int64_t number, Session&& session, const GenerationOptions& chosen)
+      : id(number),
+        options(chosen),
+        tokens(std::move(session.pending)),
+        recent(std::move(session.recent)),
+        seed(session.seed),
+        stream(session.stream),
+        random(session.seed, session.stream, session.random_offset),
+        matcher(chosen.stop),
+        prompt_tokens(static_cast<int64_t>(tokens.size())),
+        text(utf8.Push(matcher.Push(session.unshown))) {}
+
+  bool complete() const { return generated == options.max_tokens; }
+
+  // Tokens to read before the next one can be drawn. Where none is wanted the last token stays
+  // unread: it is what a continuation begins with.
+  int64_t Unread() const {
+    return static_cast<int64_t>(tokens.size() - read) - (complete() ? 1 : 0);
+  }
+
+  void Take(int32_t token, const Tokenizer& tokenizer) {
+    tokens.assign(1, token);
+    read = 0;
+    PushRecent(recent, token);
+    ++generated;
+    ended_by_eos = token == options.eos_token;
+    if (!ended_by_eos) text += utf8.Push(matcher.Push(tokenizer.Bytes(token)));
+  }
+
+  std::optional<FinishReason> Ended() const {
+    if (ended_by_eos) return FinishReason::kEos;
+    if (matcher.stopped()) return FinishReason::kStop;
+    if (complete() && Unread() == 0) return FinishReason::kLength;
+    return std::nullopt;
+  }
+
+  int64_t id;
+  GenerationOptions options;
+  std::vector<int32_t> tokens;  // the first `read` of them the model has read
+  size_t read = 0;
+  std::vector<int32_t> recent;
+  uint64_t seed;
+  uint64_t stream;
+  Random random;
+  StopMatcher matcher;
+  Utf8Stream utf8;
+  int64_t prompt_tokens;
+  int64_t generated = 0;
+  bool ended_by_eos = false;
+  std::string text;  // certain, not yet given out
+};
+
+Generator::Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows)
+    : model_(model), tokenizer_(tokenizer), max_rows_(max_rows) {
+  if (max_rows < 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a forward of at most {} rows, expected at least 1", max_rows));
+  }
+}
+
+Generator::~Generator() = default;
+
+int64_t Generator::Add(Session session, const GenerationOptions& options) {
+  CheckSamplingOptions(options.sampling);
+  if (options.max_tokens < 0) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("max_tokens is {}, expected at least 0", options.max_tokens));
+  }
+  if (session.pending.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "nothing to read: a generation needs a first token");
+  }
+  for (const int32_t token : session.pending) {
+    if (token < 0 || token >= model_.vocab_size()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("token {} of the prompt is outside the model's vocabulary of {}",
+                              token, model_.vocab_size()));
+    }
+  }
+  if (session.state.sequences() != 1 || session.state.fingerprint() != model_.fingerprint()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "a conversation that this model did not begin cannot go on with it");
+  }
+  State state = std::move(session.state);
+  auto sequence = std::make_unique<Sequence>(next_id_, std::move(session), options);
+  if (sequences_.empty()) {
+    state_ = std::move(state);
+  } else {
+    const State both[] = {std::move(state_), std::move(state)};
+    state_ = State::Stack(both);
+  }
+  sequences_.push_back(std::move(sequence));
+  return next_id_++;
+}
+
+int64_t Generator::active() const { return static_cast<int64_t>(sequences_.size()); }
+
+SequenceLayout Generator::PlanRows() const {
+  std::vector<int64_t> lengths;
+  for (const auto& sequence : sequences_) {
+    lengths.push_back(sequence->Ended() ? 0 : sequence->Unread());
+  }
+  // A running text waits for its one row; prompts share the rows that are left, at least one.
+  int64_t left = std::max<int64_t>(1, max_rows_ - std::count(lengths.begin(), lengths.end(), 1));
+  for (int64_t& length : lengths) {
+    if (length <= 1) continue;
+    length = std::min(length, left);
+    left -= length;
+  }
+  return SequenceLayout::FromLengths(lengths);
+}
+
+Tensor Generator::Read(const SequenceLayout& layout) {
+  const Tensor tokens = Tensor::Empty({layout.rows()}, DType::kI32);
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    Sequence& sequence = *sequences_[s];
+    const auto index = static_cast<int64_t>(s);
+    std::copy_n(sequence.tokens.data() + sequence.read, layout.length(index),
+                tokens.data<int32_t>() + layout.begin(index));
+    sequence.read += static_cast<size_t>(layout.length(index));
+  }
+  return model_.Forward(tokens, layout, &state_);
+}
+
+void Generator::Draw(const SequenceLayout& layout, const Tensor& hidden,
+                     const std::function<void(const TokenEvent&)>& on_token) {
+  // Only the last row of a sequence that has read all it was given predicts a token.
+  std::vector<size_t> drawing;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    const bool has_rows = layout.length(static_cast<int64_t>(s)) > 0;
+    if (has_rows && !sequences_[s]->complete() && sequences_[s]->Unread() == 0) {
+      drawing.push_back(s);
+    }
+  }
+  if (drawing.empty()) return;
+  const Tensor last = Tensor::Empty({static_cast<int64_t>(drawing.size()), hidden.dim(1)},
+                                    hidden.dtype(), hidden.device());
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    const int64_t row = layout.end(static_cast<int64_t>(drawing[i])) - 1;
+    last.Rows(static_cast<int64_t>(i), 1).CopyFrom(hidden.Rows(row, 1));
+  }
+  const Tensor logits = model_.Logits(last);
+  // A vocabulary padded for speed has ids that are no tokens.
+  const auto known = static_cast<size_t>(std::min(model_.vocab_size(), tokenizer_.vocab_size()));
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    Sequence& sequence = *sequences_[drawing[i]];
+    const Tensor row = logits.Rows(static_cast<int64_t>(i), 1);
+    const int32_t token = SampleToken({row.data<float>(), known}, sequence.options.sampling,
+                                      sequence.recent, sequence.random);
+    sequence.Take(token, tokenizer_);
+    if (on_token) on_token({sequence.id, token, sequence.text});
+    sequence.text.clear();
+  }
+}
+
+std::vector<Generated> Generator::Step(const std::function<void(const TokenEvent&)>& on_token) {
+  const SequenceLayout layout = PlanRows();
+  if (layout.rows() > 0) Draw(layout, Read(layout), on_token);
+
+  std::vector<Generated> results;
+  std::vector<int64_t> staying;
+  std::vector<std::unique_ptr<Sequence>> left;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    if (const auto reason = sequences_[s]->Ended()) {
+      results.push_back(Result(s, *reason));
+    } else {
+      staying.push_back(static_cast<int64_t>(s));
+    }
+  }
+  if (!results.empty()) {
+    state_ = state_.Select(staying);
+    for (const int64_t s : staying) left.push_back(std::move(sequences_[static_cast<size_t>(s)]));
+    sequences_ = std::move(left);
+  }
+  return results;
+}
+
+std::vector<Generated> Generator::Finish() {
+  std::vector<Generated> results;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    results.push_back(Result(s, FinishReason::kStopped));
+  }
+  sequences_.clear();
+  state_ = State();
+  return results;
+}
+
+Generated Generator::Result(size_t index, FinishReason reason) const {
+  const Sequence& sequence = *sequences_[index];
+  const int64_t number = static_cast<int64_t>(index);
+  Generated result;
+  result.id = sequence.id;
+  result.reason = reason;
+  result.prompt_tokens = sequence.prompt_tokens;
+  result.generated_tokens = sequence.generated;
+  Session& session = result.session;
+  session.state = state_.Select({&number, 1});
+  session.pending.assign(sequence.tokens.begin() + static_cast<std::ptrdiff_t>(sequence.read),
+                         sequence.tokens.end());
+  session.recent = sequence.recent;
+  session.unshown = sequence.text;
+  session.unshown += sequence.utf8.pending();
+  session.unshown += sequence.matcher.held();
+  session.seed = sequence.seed;
+  session.stream = sequence.stream;
+  session.random_offset = sequence.random.offset();
+  return result;
+}
+
+}  // namespace adder
