@@ -40,15 +40,15 @@ struct SoftmaxCrossEntropyGradients {
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                          const SoftmaxCrossEntropyOutputs& outputs);
 // d_loss: f32 [rows]. Rows whose target is kIgnoreTarget get no gradient.
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
-                                 const Tensor& log_sum_exp, const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
+                                 const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients);
 
 namespace reference {
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                          const SoftmaxCrossEntropyOutputs& outputs);
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
-                                 const Tensor& log_sum_exp, const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
+                                 const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients);
 }  // namespace reference
 

@@ -1,0 +1,32 @@
+// What the dispatch, the reference and the backends of softmax_cross_entropy share: the argument
+// checks and one function per backend. Not for callers of the operator.
+#pragma once
+
+#include <initializer_list>
+
+#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+
+namespace adder {
+
+// Throw kInvalidArgument unless all tensors agree. `operands`: dtypes that hidden and W may have;
+// `sums`: the dtype of losses, biases and gradients of parameters.
+void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
+                              const SoftmaxCrossEntropyOutputs& outputs,
+                              std::initializer_list<DType> operands, DType sums);
+void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
+                                      const Tensor& log_sum_exp, const Tensor& d_loss,
+                                      const SoftmaxCrossEntropyGradients& gradients,
+                                      std::initializer_list<DType> operands, DType sums);
+// Throws kInvalidArgument unless every target, in host memory, is in the vocabulary or
+// kIgnoreTarget.
+void CheckTargets(const Tensor& targets, int64_t vocab);
+
+namespace cpu {
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
+                         const SoftmaxCrossEntropyOutputs& outputs);
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
+                                 const Tensor& d_loss,
+                                 const SoftmaxCrossEntropyGradients& gradients);
+}  // namespace cpu
+
+}  // namespace adder
