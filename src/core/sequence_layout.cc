@@ -33,7 +33,16 @@ SequenceLayout SequenceLayout::Uniform(int64_t sequences, int64_t length) {
 SequenceLayout SequenceLayout::FromLengths(std::span<const int64_t> lengths) {
   std::vector<int64_t> offsets = {0};
   offsets.reserve(lengths.size() + 1);
-  for (const int64_t length : lengths) offsets.push_back(offsets.back() + length);
+  for (const int64_t length : lengths) {
+    int64_t end = 0;
+    if (length < 0 || __builtin_add_overflow(offsets.back(), length, &end)) {
+      throw Error(ErrorCode::kInvalidArgument, "sequence " + std::to_string(offsets.size() - 1) +
+                                                   " has length " + std::to_string(length) +
+                                                   " after " + std::to_string(offsets.back()) +
+                                                   " rows");
+    }
+    offsets.push_back(end);
+  }
   return SequenceLayout(std::move(offsets));
 }
 

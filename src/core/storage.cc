@@ -14,8 +14,12 @@ namespace {
 // A freed block of at least this size is cached; smaller ones the system allocator serves well.
 constexpr int64_t kCachedBlockMinimum = int64_t{1} << 18;
 
+// Reuse would hide use-after-free from the address sanitizer, which g++ and clang++ announce
+// differently.
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kCacheBlocks = false;  // reuse would hide use-after-free
+constexpr bool kCacheBlocks = false;
+#elif defined(__has_feature)
+constexpr bool kCacheBlocks = !__has_feature(address_sanitizer);
 #else
 constexpr bool kCacheBlocks = true;
 #endif
@@ -90,6 +94,11 @@ std::shared_ptr<Storage> Storage::Allocate(int64_t bytes, Device device) {
   if (device.type != DeviceType::kCpu) {
     throw Error(ErrorCode::kUnsupported,
                 "this build has no backend for device " + ToString(device));
+  }
+  // No machine has more, and size classes need room to round up.
+  if (bytes < 0 || bytes > int64_t{1} << 62) {
+    throw Error(ErrorCode::kOutOfMemory,
+                "out of memory: " + std::to_string(bytes) + " bytes were asked for");
   }
   std::shared_ptr<Storage> storage(new Storage);
   storage->bytes_ = bytes;
