@@ -1,0 +1,23 @@
+// What the dispatch, the reference and the backends of embedding share: the argument checks and one
+// function per backend. Not for callers of the operator.
+#pragma once
+
+#include <initializer_list>
+
+#include "adder/ops/embedding/embedding.h"
+
+namespace adder {
+
+// Throw kInvalidArgument unless all tensors agree and every token is in the vocabulary.
+// `activations`: dtypes that W may have (y too, or f32); `gradient`: the dtype of dW.
+void CheckEmbedding(const Tensor& tokens, const Tensor& W, const Tensor& y,
+                    std::initializer_list<DType> activations);
+void CheckEmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW,
+                            std::initializer_list<DType> activations, DType gradient);
+
+namespace cpu {
+void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y);
+void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW);
+}  // namespace cpu
+
+}  // namespace adder
