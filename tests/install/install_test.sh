@@ -14,5 +14,11 @@ trap 'rm -rf "$scratch"' EXIT
 "$cmake" --build "$scratch/build"
 "$scratch/build/consumer"
 
+# Every installed header can be included without the headers of Adder's own dependencies.
+(cd "$scratch/prefix/include" && find adder -name '*.h' | sort | sed 's/.*/#include "&"/') \
+  > "$scratch/headers.cc"
+"$cxx" -std=c++20 -fsyntax-only -I "$scratch/prefix/include" "$scratch/headers.cc"
+! grep -rE '#include <(fmt|spdlog|boost|CLI|toml|dnnl|omp|xxhash|gtest)' "$scratch/prefix/include"
+
 program=$("$scratch/prefix/bin/adder" --version)
 [[ $program == "adder $version" ]] || { echo "the program says '$program', not $version"; exit 1; }
