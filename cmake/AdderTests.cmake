@@ -13,6 +13,10 @@ function(adder_add_tests)
     target_compile_definitions(${name} PRIVATE
       ADDER_SOURCE_DIR="${PROJECT_SOURCE_DIR}" ADDER_BINARY_DIR="${PROJECT_BINARY_DIR}")
     add_dependencies(adder_tests ${name})
+    # Tests across layers may run the program.
+    if(source MATCHES "/tests/[^/]*$")
+      add_dependencies(${name} adder_program)
+    endif()
     gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
       PROPERTIES TIMEOUT 600)
   endforeach()

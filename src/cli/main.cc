@@ -31,7 +31,9 @@ void PrintError(std::string_view message) {
 void AddCommands(CLI::App& app) {
   // One line a command, in the order of the help.
   AddGenerateCommand(app);
+  AddInspectCommand(app);
   AddLogitsCommand(app);
+  AddSelectionCommand(app);
 }
 
 int Main(int argc, char** argv) {

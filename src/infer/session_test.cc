@@ -3,7 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <array>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "adder/formats/state_file.h"
 #include "adder/infer/sampler.h"
 #include "adder/infer/toy_model_test.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -21,11 +21,6 @@ using test::ToyModel;
 
 class SessionTest : public testing::Test {
  protected:
-  SessionTest()
-      : path_(std::filesystem::temp_directory_path() /
-              ("adder_session_test." + std::to_string(getpid()))) {}
-  ~SessionTest() override { std::filesystem::remove(path_); }
-
   // The error of reading a file with this state.
   Error ReadError(const State& state) {
     WriteState(path_, state);
@@ -47,7 +42,8 @@ class SessionTest : public testing::Test {
   }
 
   const ToyModel model_{6};
-  std::filesystem::path path_;
+  TemporaryDirectory directory_;
+  const std::filesystem::path path_ = directory_.path() / "session";
 };
 
 void ExpectEqual(const Session& a, const Session& b) {
