@@ -328,35 +328,90 @@ ADDER_SIMD F32 DotPairs(U32 a, U32 b, F32 sum) {
 #endif
 }
 
-// ---- Reductions ---------------------------------------------------------------------------------
-// Lane i combined with lane i + half, and so on: the order depends on kLanes alone.
+// ---- Lanes --------------------------------------------------------------------------------------
+// In blocks of kStride lanes: a's even blocks with b's even blocks in place of a's odd ones, and
+// b's odd blocks with a's odd blocks in place of b's even ones. With kStride 2 and lanes
+// a = 0 1 2 3, b = 4 5 6 7 these are 0 1 4 5 and 2 3 6 7.
+template <int kStride>
+struct Interleave {
+  static constexpr int Even(int lane) {
+    return (lane & kStride) != 0 ? kLanes + lane - kStride : lane;
+  }
+  static constexpr int Odd(int lane) {
+    return (lane & kStride) != 0 ? kLanes + lane : lane + kStride;
+  }
+};
 #if defined(__AVX512F__)
-#define ADDER_SIMD_REDUCE(op, v)                                                                  \
-  v = op(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
-  v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
-  v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
-  v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#define ADDER_SIMD_LANES(f)                                                                      \
+  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), \
+      f(15)
 #elif defined(__AVX2__)
-#define ADDER_SIMD_REDUCE(op, v)                                    \
-  v = op(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3)); \
-  v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5)); \
-  v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+#define ADDER_SIMD_LANES(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
 #else
-#define ADDER_SIMD_REDUCE(op, v)                        \
-  v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1)); \
-  v = op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
+#define ADDER_SIMD_LANES(f) f(0), f(1), f(2), f(3)
 #endif
-ADDER_SIMD F32 Add(F32 a, F32 b) { return a + b; }
+template <int kStride>
+ADDER_SIMD F32 InterleaveEven(F32 a, F32 b) {
+  return __builtin_shufflevector(a, b, ADDER_SIMD_LANES(Interleave<kStride>::Even));
+}
+template <int kStride>
+ADDER_SIMD F32 InterleaveOdd(F32 a, F32 b) {
+  return __builtin_shufflevector(a, b, ADDER_SIMD_LANES(Interleave<kStride>::Odd));
+}
+#undef ADDER_SIMD_LANES
+
+// v as a matrix of kLanes rows, in place: v[i][j] becomes v[j][i].
+template <int kStride = kLanes / 2>
+ADDER_SIMD void Transpose(F32 (&v)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kStride) != 0) continue;
+    const F32 even = InterleaveEven<kStride>(v[i], v[i + kStride]);
+    const F32 odd = InterleaveOdd<kStride>(v[i], v[i + kStride]);
+    v[i] = even;
+    v[i + kStride] = odd;
+  }
+  if constexpr (kStride > 1) Transpose<kStride / 2>(v);
+}
+
+// Adds lanes until kCount vectors (a power of two, at most kLanes) fit into one: the lanes
+// [i, i + 1) · kLanes / kCount of the result add up to the sum of v[i]. v is overwritten.
+template <int kCount, int kStride = kLanes / 2>
+ADDER_SIMD F32 FoldSums(F32* v) {
+  if constexpr (kCount == 1) {
+    return v[0];
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount / 2; ++i) {
+      v[i] = InterleaveEven<kStride>(v[i], v[i + kCount / 2]) +
+             InterleaveOdd<kStride>(v[i], v[i + kCount / 2]);
+    }
+    return FoldSums<kCount / 2, kStride / 2>(v);
+  }
+}
+
+// ---- Reductions ---------------------------------------------------------------------------------
+// Blocks of lanes combined with their neighbours, the widest first: the order depends on kLanes
+// alone.
+template <int kStride = kLanes / 2>
 ADDER_SIMD float ReduceSum(F32 v) {
-  ADDER_SIMD_REDUCE(Add, v)
-  return v[0];
+  v = InterleaveEven<kStride>(v, v) + InterleaveOdd<kStride>(v, v);
+  if constexpr (kStride > 1) {
+    return ReduceSum<kStride / 2>(v);
+  } else {
+    return v[0];
+  }
 }
 // NaN lanes: unspecified.
+template <int kStride = kLanes / 2>
 ADDER_SIMD float ReduceMax(F32 v) {
-  ADDER_SIMD_REDUCE(Max, v)
-  return v[0];
+  v = Max(InterleaveEven<kStride>(v, v), InterleaveOdd<kStride>(v, v));
+  if constexpr (kStride > 1) {
+    return ReduceMax<kStride / 2>(v);
+  } else {
+    return v[0];
+  }
 }
-#undef ADDER_SIMD_REDUCE
 
 // ---- Exponentials -------------------------------------------------------------------------------
 // p · 2^n for p in [0.7, 1.42] and an integral n in [-300, 300], or NaN where p is. Too large gives
@@ -456,11 +511,28 @@ ADDER_SIMD F32 Softplus(F32 x) {
   return Max(Zero(), x) + LogOfSum(u, e - (u - 1.0f));
 }
 
+struct ValueAndSlope {
+  F32 value, slope;
+};
+// Softplus and its derivative, the sigmoid, for little more than the former.
+ADDER_SIMD ValueAndSlope SoftplusWithSlope(F32 x) {
+  const F32 e = Exp(-Abs(x));
+  const F32 u = 1.0f + e;
+  return {Max(Zero(), x) + LogOfSum(u, e - (u - 1.0f)), Select(x < Zero(), e, Set(1.0f)) / u};
+}
+
 // 1 / (1 + e^-x), 2.5 ulp.
 ADDER_SIMD F32 Sigmoid(F32 x) { return 1.0f / (1.0f + Exp(-x)); }
 
 // x · sigmoid(x), 2.5 ulp.
 ADDER_SIMD F32 Silu(F32 x) { return x / (1.0f + Exp(-x)); }
+
+// Silu and its derivative sigmoid(x) · (1 + x · (1 - sigmoid(x))).
+ADDER_SIMD ValueAndSlope SiluWithSlope(F32 x) {
+  const F32 sigmoid = Sigmoid(x);
+  const F32 silu = x * sigmoid;
+  return {silu, MulAdd(silu, 1.0f - sigmoid, sigmoid)};
+}
 
 // ---- Trigonometry -------------------------------------------------------------------------------
 struct SinCos {

@@ -7,10 +7,10 @@
 //     h   = exp(dt' · A[d,n]) · h + dt' · B[t,g,n] · x[t,d]
 //     y   = Σ_n C[t,g,n] · h + D[d] · x[t,d],   then   y · silu(z[t,d]) where a gate is given
 //
-// starting from h = h0[s,d,n] and leaving hT[s,d,n]. The discretisation is exact for A and Euler for
-// B, as the published checkpoints were trained. With complex A, B, C and h are complex too, the sum
-// over n is replaced by 2·Re of it (the conjugate half is implied), and gradients of complex inputs
-// are those with respect to their real and imaginary parts.
+// starting from h = h0[s,d,n] and leaving hT[s,d,n]. The discretisation is exact for A and Euler
+// for B, as the published checkpoints were trained. With complex A, B, C and h are complex too, the
+// sum over n is replaced by 2·Re of it (the conjugate half is implied), and gradients of complex
+// inputs are those with respect to their real and imaginary parts.
 //
 // Nothing of size rows · D · N is ever stored: the forward saves one state per chunk of
 // kScanChunkRows rows when asked to, the backward recomputes inside the chunk.
@@ -30,18 +30,18 @@ inline constexpr int64_t kScanChunkRows = 64;
 // reference takes f64 in all of them. Channels are dense (stride 1 in the last dimension); rows may
 // be further apart than their length, so views of a projection's columns can be passed.
 struct SelectiveScanInputs {
-  Tensor x;                // [rows, D]
-  Tensor dt;               // [rows, D]: before bias and softplus
-  Tensor A;                // [D, N], or [D, N, 2] complex; Re ≤ 0 for a stable model (not checked)
-  Tensor B;                // [rows, G·N], or [rows, G·N·2] complex, interleaved re, im
-  Tensor C;                // as B
-  Tensor D;                // [D], or not given: no skip connection
-  Tensor dt_bias;          // [D], or not given: 0
-  Tensor z;                // [rows, D], or not given: no gate
-  Tensor interval;         // [rows] ≥ 0, time since the previous sample, or not given: 1
-  Tensor h0;               // [sequences, D, N(, 2)], or not given: 0
-  SequenceLayout layout;   // of the rows
-  int64_t groups = 1;      // G: channel d uses group d / (D / G); G divides D
+  Tensor x;               // [rows, D]
+  Tensor dt;              // [rows, D]: before bias and softplus
+  Tensor A;               // [D, N], or [D, N, 2] complex; Re ≤ 0 for a stable model (not checked)
+  Tensor B;               // [rows, G·N], or [rows, G·N·2] complex, interleaved re, im
+  Tensor C;               // as B
+  Tensor D;               // [D], or not given: no skip connection
+  Tensor dt_bias;         // [D], or not given: 0
+  Tensor z;               // [rows, D], or not given: no gate
+  Tensor interval;        // [rows] ≥ 0, time since the previous sample, or not given: 1
+  Tensor h0;              // [sequences, D, N(, 2)], or not given: 0
+  SequenceLayout layout;  // of the rows
+  int64_t groups = 1;     // G: channel d uses group d / (D / G); G divides D
 };
 
 // Allocated by the caller (see the helpers below); y must not alias an input, hT may be h0.
