@@ -34,6 +34,7 @@ void AddCommands(CLI::App& app) {
   AddInspectCommand(app);
   AddLogitsCommand(app);
   AddSelectionCommand(app);
+  AddBenchCommand(app);
 }
 
 int Main(int argc, char** argv) {

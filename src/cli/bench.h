@@ -1,0 +1,38 @@
+// What the subcommands of `adder bench` share: options, timing, and printing as text or JSON.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "adder/formats/json.h"
+
+namespace adder {
+
+void AddBenchRoofs(CLI::App& bench);
+void AddBenchOps(CLI::App& bench);
+void AddBenchGenerate(CLI::App& bench);
+void AddBenchTrainStep(CLI::App& bench);
+
+// --json, --dtype and --repetitions of a command.
+void AddJsonOption(CLI::App& command, bool& json);
+void AddDTypeOption(CLI::App& command, std::string& dtype);
+void AddRepetitionsOption(CLI::App& command, int& repetitions);
+
+// Wall-clock seconds of one call.
+double SecondsOf(const std::function<void()>& work);
+// values is not empty.
+double Median(std::vector<double> values);
+
+// Named numbers, in this order: "name  value" on a line each, or one JSON object.
+void PrintFields(const std::vector<JsonValue::Member>& fields, bool json);
+
+// Rows under column names: an aligned table, or a JSON array of objects.
+struct BenchTable {
+  std::vector<std::string> columns;
+  std::vector<std::vector<JsonValue>> rows;
+};
+void PrintTable(const BenchTable& table, bool json);
+
+}  // namespace adder

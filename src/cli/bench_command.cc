@@ -1,0 +1,108 @@
+// adder bench: what this machine can do and how much of it Adder uses.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "adder/cli/bench.h"
+#include "adder/cli/commands.h"
+#include "adder/cli/standard_output.h"
+
+namespace adder {
+namespace {
+
+// Numbers to four digits: what a benchmark's noise leaves of them.
+std::string CellText(const JsonValue& value) {
+  if (const std::string* text = value.AsString()) return *text;
+  double number = 0;
+  if (value.AsInt() == nullptr && value.AsDouble(&number)) return fmt::format("{:.4g}", number);
+  return value.ToText();
+}
+
+}  // namespace
+
+void AddJsonOption(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "Print JSON");
+}
+
+void AddDTypeOption(CLI::App& command, std::string& dtype) {
+  command.add_option("--dtype", dtype, "What to compute in: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->type_name("TYPE")
+      ->capture_default_str();
+}
+
+void AddRepetitionsOption(CLI::App& command, int& repetitions) {
+  command.add_option("--repetitions", repetitions, "Measurements to take the median of")
+      ->check(CLI::Range(1, 1000))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+double SecondsOf(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+void PrintFields(const std::vector<JsonValue::Member>& fields, bool json) {
+  if (json) {
+    WriteStandardOutput(JsonValue(fields).ToText(2) + "\n");
+    return;
+  }
+  size_t width = 0;
+  for (const JsonValue::Member& field : fields) width = std::max(width, field.key.size());
+  std::string text;
+  for (const JsonValue::Member& field : fields) {
+    text += fmt::format("{:<{}}  {}\n", field.key, width, CellText(field.value));
+  }
+  WriteStandardOutput(text);
+}
+
+void PrintTable(const BenchTable& table, bool json) {
+  if (json) {
+    JsonValue::Array rows;
+    for (const std::vector<JsonValue>& row : table.rows) {
+      JsonValue::Object object;
+      for (size_t i = 0; i < row.size(); ++i) object.push_back({table.columns[i], row[i]});
+      rows.emplace_back(std::move(object));
+    }
+    WriteStandardOutput(JsonValue(std::move(rows)).ToText(2) + "\n");
+    return;
+  }
+  std::vector<std::vector<std::string>> cells = {table.columns};
+  for (const std::vector<JsonValue>& row : table.rows) {
+    std::vector<std::string>& line = cells.emplace_back();
+    for (const JsonValue& value : row) line.push_back(value.is_null() ? "" : CellText(value));
+  }
+  std::string text;
+  for (const std::vector<std::string>& line : cells) {
+    for (size_t i = 0; i < line.size(); ++i) {
+      size_t width = 0;
+      for (const auto& other : cells) width = std::max(width, other[i].size());
+      // Words to the left, numbers to the right.
+      const bool words = !table.rows.empty() && table.rows.front()[i].AsString() != nullptr;
+      text += words ? fmt::format("{:<{}}", line[i], width) : fmt::format("{:>{}}", line[i], width);
+      text += i + 1 < line.size() ? "  " : "\n";
+    }
+  }
+  WriteStandardOutput(text);
+}
+
+void AddBenchCommand(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure speed, beside what the machine can do");
+  bench->require_subcommand(1);
+  AddBenchRoofs(*bench);
+  AddBenchOps(*bench);
+  AddBenchGenerate(*bench);
+  AddBenchTrainStep(*bench);
+}
+
+}  // namespace adder
