@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
-#include <map>
+#include <limits>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +14,7 @@
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
 #include "adder/formats/safetensors.h"
+#include "adder/formats/sharded_safetensors.h"
 
 namespace adder {
 namespace {
@@ -23,7 +24,6 @@ namespace fs = std::filesystem;
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kGenerationConfigFile = "generation_config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr const char* kHeadName = "lm_head.weight";
 
 // A token id, or the first of a list of them; -1 for null.
@@ -57,52 +57,15 @@ void CheckArchitecture(const JsonObject& json) {
   }
 }
 
-// The tensors of a checkpoint, and where they are for messages.
-struct Weights {
-  fs::path file;  // what lists them: the file itself, or the index
-  std::map<std::string, Tensor> tensors;
-  std::map<std::string, std::string> file_names;  // tensor → the file that holds it
-};
-
-Weights ReadShards(const fs::path& index_path) {
-  const JsonObject index = JsonObject::Read(index_path);
-  const JsonObject map = index.Object("weight_map");
-  Weights weights;
-  weights.file = index_path;
-  std::map<std::string, SafetensorsFile> shards;
-  for (const JsonValue::Member& member : *map.value().AsObject()) {
-    const std::string& file = map.String(member.key);
-    // A plain name: an index must not reach out of its directory.
-    if (file.empty() || file == "." || file == ".." || fs::path(file).filename() != file) {
-      map.Fail(member.key, "the name of a file beside the index");
-    }
-    auto shard = shards.find(file);
-    if (shard == shards.end()) {
-      shard = shards.emplace(file, SafetensorsFile::Open(index_path.parent_path() / file)).first;
-    }
-    weights.tensors[member.key] = shard->second.Get(member.key);
-    weights.file_names[member.key] = file;
-  }
-  return weights;
-}
-
-Weights ReadWeights(const fs::path& directory) {
-  if (!fs::exists(directory / kWeightsFile) && fs::exists(directory / kIndexFile)) {
-    return ReadShards(directory / kIndexFile);
-  }
-  const SafetensorsFile file = SafetensorsFile::Open(directory / kWeightsFile);
-  Weights weights{.file = file.path(), .tensors = file.tensors(), .file_names = {}};
-  for (const auto& [name, tensor] : weights.tensors) weights.file_names[name] = kWeightsFile;
-  return weights;
-}
-
 // "a, b, c and 7 more"
-std::string Names(const std::vector<std::string>& names) {
+std::string Names(const std::set<std::string>& names) {
   constexpr size_t kShown = 3;
-  const size_t shown = std::min(names.size(), kShown);
   std::string text;
-  for (size_t i = 0; i < shown; ++i) text += (i == 0 ? "" : ", ") + names[i];
-  if (names.size() > shown) text += fmt::format(" and {} more", names.size() - shown);
+  size_t shown = 0;
+  for (const std::string& name : names) {
+    if (shown == kShown) return text + fmt::format(" and {} more", names.size() - kShown);
+    text += (shown++ == 0 ? "" : ", ") + name;
+  }
   return text;
 }
 
@@ -111,19 +74,13 @@ bool SameElements(const Tensor& a, const Tensor& b) {
          (a.raw() == b.raw() || std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0);
 }
 
-void CheckLayers(const MambaConfig& config, const Weights& weights) {
-  if (config.n_layer <= static_cast<int64_t>(weights.tensors.size())) return;
-  throw Error(ErrorCode::kCorrupt,
-              fmt::format("{}: holds {} tensors, too few for the {} layers that config.json says",
-                          weights.file.string(), weights.tensors.size(), config.n_layer));
-}
-
 }  // namespace
 
 MambaConfig ParseMambaConfig(std::string_view text, const std::string& source) {
   const JsonObject json = JsonObject::Parse(text, source);
   CheckArchitecture(json);
   MambaConfig config;
+  constexpr double kTiny = std::numeric_limits<double>::min();  // positive
   constexpr int64_t kLargest = MambaConfig::kLargestDimension;
   config.vocab_size = json.Int("vocab_size", 1, MambaConfig::kLargestVocabulary);
   config.d_model = json.Int("hidden_size", 1, kLargest);
@@ -139,12 +96,12 @@ MambaConfig ParseMambaConfig(std::string_view text, const std::string& source) {
   config.use_bias = json.BoolOr("use_bias", true);
   config.use_conv_bias = json.BoolOr("use_conv_bias", true);
   config.tie_word_embeddings = json.BoolOr("tie_word_embeddings", true);
-  config.norm_eps = json.DoubleOr("layer_norm_epsilon", 1e-5);
+  config.norm_eps = json.DoubleOr("layer_norm_epsilon", 1e-5, 0, 1);
   json.BoolOr("residual_in_fp32", true);  // the stream is always f32, which is at least as exact
-  config.dt_min = json.DoubleOr("time_step_min", 1e-3);
-  config.dt_max = json.DoubleOr("time_step_max", 1e-1);
-  config.dt_init_floor = json.DoubleOr("time_step_floor", 1e-4);
-  config.initializer_range = json.DoubleOr("initializer_range", 0.1);
+  config.dt_min = json.DoubleOr("time_step_min", 1e-3, kTiny);
+  config.dt_max = json.DoubleOr("time_step_max", 1e-1, kTiny);
+  config.dt_init_floor = json.DoubleOr("time_step_floor", 1e-4, 0);
+  config.initializer_range = json.DoubleOr("initializer_range", 0.1, 0);
   config.rescale_prenorm_residual = json.BoolOr("rescale_prenorm_residual", false);
   config.bos_token_id = TokenId(json, "bos_token_id", 0);
   config.eos_token_id = TokenId(json, "eos_token_id", 0);
@@ -164,54 +121,54 @@ MambaConfig ReadMambaConfig(const fs::path& directory) {
 
 std::unique_ptr<MambaModel> LoadMamba(const fs::path& directory, DType compute_dtype) {
   const MambaConfig config = ReadMambaConfig(directory);
-  Weights weights = ReadWeights(directory);
-  CheckLayers(config, weights);
+  const ShardedSafetensors weights = ShardedSafetensors::Open(directory);
+  // Before a model of so many layers is built.
+  if (config.n_layer > static_cast<int64_t>(weights.tensors().size())) {
+    throw Error(
+        ErrorCode::kCorrupt,
+        fmt::format("{}: the weights are {} tensors, too few for the {} layers of {}",
+                    directory.string(), weights.tensors().size(), config.n_layer, kConfigFile));
+  }
   auto model = std::make_unique<MambaModel>(config, compute_dtype);
-  std::vector<std::string> missing;
+  std::set<std::string> unexpected;
+  for (const auto& [name, tensor] : weights.tensors()) unexpected.insert(name);
+  std::set<std::string> missing;
   for (size_t i = 0; i < model->parameters().size(); ++i) {
     Parameter& p = model->parameters()[i];
-    const auto found = weights.tensors.find(p.name);
-    if (found == weights.tensors.end()) {
-      missing.push_back(p.name);
+    if (unexpected.erase(p.name) == 0) {
+      missing.insert(p.name);
       continue;
     }
-    const Tensor& tensor = found->second;
+    const Tensor& tensor = weights.Get(p.name);
     const Shape& shape = model->parameter_shapes()[i];
-    const std::string where =
-        (directory / weights.file_names[p.name]).string() + ": tensor " + p.name;
+    const auto where = [&] {
+      return fmt::format("{}: tensor {}", weights.FileOf(p.name).string(), p.name);
+    };
     if (tensor.shape() != shape) {
-      throw Error(ErrorCode::kCorrupt, fmt::format("{} has shape {}, config says {}", where,
+      throw Error(ErrorCode::kCorrupt, fmt::format("{} has shape {}, config says {}", where(),
                                                    tensor.shape().ToString(), shape.ToString()));
     }
     if (tensor.dtype() != DType::kF32 && tensor.dtype() != DType::kBF16 &&
         tensor.dtype() != DType::kF16) {
       throw Error(ErrorCode::kUnsupported, fmt::format("{} has dtype {}, expected f32, bf16 or f16",
-                                                       where, DTypeName(tensor.dtype())));
+                                                       where(), DTypeName(tensor.dtype())));
     }
     p.value = tensor;
-    weights.tensors.erase(found);
   }
   if (!missing.empty()) {
     throw Error(ErrorCode::kCorrupt,
-                fmt::format("{}: lacks {}", weights.file.string(), Names(missing)));
+                fmt::format("{}: the weights lack {}", directory.string(), Names(missing)));
   }
-  if (config.tie_word_embeddings) {
-    const auto head = weights.tensors.find(kHeadName);
-    if (head != weights.tensors.end()) {
-      if (!SameElements(head->second, model->parameters().front().value)) {
-        throw Error(ErrorCode::kCorrupt,
-                    fmt::format("{}: tensor {} differs from the embedding, which config.json says "
-                                "it is tied to",
-                                weights.file.string(), kHeadName));
-      }
-      weights.tensors.erase(head);
-    }
-  }
-  if (!weights.tensors.empty()) {
-    std::vector<std::string> unexpected;
-    for (const auto& [name, tensor] : weights.tensors) unexpected.push_back(name);
+  if (config.tie_word_embeddings && unexpected.erase(kHeadName) > 0 &&
+      !SameElements(weights.Get(kHeadName), model->parameters().front().value)) {
     throw Error(ErrorCode::kCorrupt,
-                fmt::format("{}: unexpected tensor {}", weights.file.string(), Names(unexpected)));
+                fmt::format("{}: tensor {} differs from the embedding that {} ties it to",
+                            weights.FileOf(kHeadName).string(), kHeadName, kConfigFile));
+  }
+  if (!unexpected.empty()) {
+    throw Error(ErrorCode::kCorrupt,
+                fmt::format("{}: the weights hold tensors that no parameter of the model has: {}",
+                            directory.string(), Names(unexpected)));
   }
   model->ParametersChanged();
   return model;

@@ -67,7 +67,7 @@ void MambaConfig::Resolve() {
   CheckRange("d_inner", d_inner, 1, kLargestDimension);
   if (dt_rank == 0) dt_rank = (d_model + 15) / 16;
   CheckRange("dt_rank", dt_rank, 1, kLargestDimension);
-  CheckReal("norm_eps", norm_eps, norm_eps >= 0 && norm_eps < 1, "a number from 0 to 1");
+  CheckReal("norm_eps", norm_eps, norm_eps >= 0 && norm_eps <= 1, "a number from 0 to 1");
   CheckReal("dt_min", dt_min, dt_min > 0, "a positive number");
   CheckReal("dt_max", dt_max, dt_max >= dt_min, "a number not below dt_min");
   CheckReal("dt_init_floor", dt_init_floor, dt_init_floor >= 0, "a number not below 0");
