@@ -55,7 +55,7 @@ Variable Sin(Tape* tape, const Variable& x) {
 // y = a · b, element by element; its backward can only overwrite.
 Variable Product(Tape* tape, const Variable& a, const Variable& b) {
   const auto multiply = [](const Tensor& p, const Tensor& q) {
-    const Tensor x = p.Clone();
+    Tensor x = p.Clone();
     const Tensor y = q.Clone();
     for (int64_t i = 0; i < x.elements(); ++i) x.data<float>()[i] *= y.data<float>()[i];
     return x;

@@ -29,7 +29,7 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
   std::vector<Variable> memory;
   memory.reserve(state->entries().size());
   for (const State::Entry& entry : state->entries()) memory.emplace_back(entry.value);
-  const Tensor hidden = Hidden(nullptr, tokens, layout, &memory, false, trace).value();
+  Tensor hidden = Hidden(nullptr, tokens, layout, &memory, false, trace).value();
   for (size_t i = 0; i < memory.size(); ++i) {
     state->mutable_entries()[i].value = memory[i].value();
   }

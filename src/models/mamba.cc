@@ -22,7 +22,7 @@ constexpr bool kFullPrecision = true;
 // A = -exp(A_log), written over `A` where that has the shape already.
 Tensor DeriveA(const Tensor& A_log_any, const Tensor& old_A) {
   const Tensor A_log = A_log_any.To(DType::kF32);
-  const Tensor A = old_A.defined() ? old_A : Tensor::Empty(A_log.shape(), DType::kF32);
+  Tensor A = old_A.defined() ? old_A : Tensor::Empty(A_log.shape(), DType::kF32);
   const float* from = A_log.data<float>();
   float* to = A.data<float>();
   for (int64_t i = 0; i < A.elements(); ++i) to[i] = -std::exp(from[i]);
@@ -239,8 +239,7 @@ Variable MambaModel::Hidden(Tape* tape, const Tensor& tokens, const SequenceLayo
 }
 
 Tensor MambaModel::Logits(const Tensor& hidden) const {
-  const Tensor logits =
-      Tensor::Empty({hidden.dim(0), config_.vocab_size}, DType::kF32, hidden.device());
+  Tensor logits = Tensor::Empty({hidden.dim(0), config_.vocab_size}, DType::kF32, hidden.device());
   Linear(hidden, Head().compute, {}, logits);
   return logits;
 }

@@ -1,0 +1,95 @@
+// What the tests of models share: a small model, token rows, one training step's gradients.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adder/core/random.h"
+#include "adder/models/mamba.h"
+#include "adder/ops/operator_test.h"
+#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+
+namespace adder::test {
+
+inline MambaConfig SmallConfig() {
+  MambaConfig config;
+  config.vocab_size = 61;
+  config.d_model = 40;
+  config.n_layer = 3;
+  config.d_state = 8;
+  config.initializer_range = 0.5;  // at 0.02 the rows hardly differ after three layers
+  config.Resolve();
+  return config;
+}
+
+inline std::unique_ptr<MambaModel> SmallModel(DType compute_dtype = DType::kF32,
+                                              MambaConfig config = SmallConfig()) {
+  auto model = std::make_unique<MambaModel>(config, compute_dtype);
+  InitializeMamba(*model, 42);
+  return model;
+}
+
+inline Tensor RandomTokens(int64_t rows, int64_t vocab, uint64_t seed) {
+  Random random(seed);
+  std::vector<int32_t> ids;
+  for (int64_t t = 0; t < rows; ++t) {
+    ids.push_back(static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(vocab))));
+  }
+  return Tensor::From<int32_t>({rows}, ids);
+}
+
+inline void Seed(const Variable& variable, float value) {
+  variable.CollectGradOverwriting([value](const Tensor& target) {
+    std::fill_n(target.data<float>(), target.elements(), value);
+  });
+}
+
+inline std::vector<Tensor> Gradients(const LanguageModel& model) {
+  std::vector<Tensor> gradients;
+  for (const Parameter& p : model.parameters()) gradients.push_back(p.grad.Clone());
+  return gradients;
+}
+
+// The gradients of the mean loss over all rows; the rows' losses go to *losses.
+inline std::vector<Tensor> TrainingStep(LanguageModel& model, const Tensor& tokens,
+                                        const Tensor& targets, const SequenceLayout& layout,
+                                        bool recompute = false, Tensor* losses = nullptr) {
+  model.ZeroGradients();
+  {
+    Tape tape;
+    const Variable loss =
+        model.Loss(&tape, model.Hidden(&tape, tokens, layout, nullptr, recompute), targets);
+    Seed(loss, 1.0f / static_cast<float>(std::max<int64_t>(1, layout.rows())));
+    tape.Backward();
+    if (losses != nullptr) *losses = loss.value();
+  }
+  return Gradients(model);
+}
+
+// Rows [begin, end) of every sequence of `layout`, clipped to it, and their tokens.
+inline SequenceLayout Piece(const SequenceLayout& layout, int64_t begin, int64_t end) {
+  std::vector<int64_t> lengths;
+  for (int64_t s = 0; s < layout.sequences(); ++s) {
+    lengths.push_back(std::min(end, layout.length(s)) - std::min(begin, layout.length(s)));
+  }
+  return SequenceLayout::FromLengths(lengths);
+}
+
+// The rows of `whole` that a piece that begins at row `begin` of every sequence has.
+inline Tensor PieceRows(const Tensor& whole, const SequenceLayout& layout, int64_t begin,
+                        const SequenceLayout& piece) {
+  std::vector<int64_t> dims(whole.shape().dims().begin(), whole.shape().dims().end());
+  dims[0] = piece.rows();
+  Tensor rows = Tensor::Empty(Shape(dims), whole.dtype());
+  for (int64_t s = 0; s < layout.sequences(); ++s) {
+    if (piece.length(s) == 0) continue;
+    rows.Rows(piece.begin(s), piece.length(s))
+        .CopyFrom(whole.Rows(layout.begin(s) + begin, piece.length(s)));
+  }
+  return rows;
+}
+
+}  // namespace adder::test
