@@ -48,15 +48,25 @@ ConvWindow<const float*> ConstWindow(const Tensor& tensor) {
   return {tensor.data<float>(), tensor.stride(0), tensor.stride(1)};
 }
 
+// [width, channels], as vectors over channels read it.
+Tensor TransposedWeight(const Tensor& weight) {
+  const Tensor transposed = Tensor::Empty({weight.dim(1), weight.dim(0)}, DType::kF32);
+  ConvTransposeWeightKernel(
+      {weight.data<float>(), transposed.data<float>(), weight.dim(0), weight.dim(1)});
+  return transposed;
+}
+
 }  // namespace
 
 void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& outputs) {
   const std::vector<ConvSegment> segments = CutIntoSegments(inputs.layout);
+  const Tensor weight = TransposedWeight(inputs.weight);
   CausalConv1dArguments shared;
   shared.dtype = inputs.x.dtype();
   shared.x = ConstMatrix(inputs.x);
   shared.y = Matrix(outputs.y);
-  shared.weight = inputs.weight.data<float>();
+  shared.weight = weight.data<float>();
+  shared.weight_stride = weight.stride(0);
   shared.bias = inputs.bias ? inputs.bias.data<float>() : nullptr;
   shared.channels = inputs.x.dim(1);
   shared.width = inputs.weight.dim(1);
@@ -82,6 +92,7 @@ void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
   const std::vector<ConvSegment> segments = CutIntoSegments(inputs.layout);
   const int64_t channels = inputs.x.dim(1);
   const int64_t width = inputs.weight.dim(1);
+  const Tensor weight = TransposedWeight(inputs.weight);
   const Tensor scratch = Tensor::Empty({2 * width, channels}, DType::kF32);
   scratch.SetZero();
   float* dweight = scratch.data<float>();
@@ -92,7 +103,8 @@ void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
   shared.x = ConstMatrix(inputs.x);
   shared.dy = ConstMatrix(dy);
   shared.dx = Matrix(gradients.dx);
-  shared.weight = inputs.weight.data<float>();
+  shared.weight = weight.data<float>();
+  shared.weight_stride = weight.stride(0);
   shared.bias = inputs.bias ? inputs.bias.data<float>() : nullptr;
   shared.width = width;
   shared.silu = inputs.activation == ConvActivation::kSilu;

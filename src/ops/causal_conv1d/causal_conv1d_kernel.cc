@@ -24,7 +24,21 @@ struct Channels {
     if constexpr (kPartial) return StorePartial(value, row + first, count);
     Store(value, row + first);
   }
+  template <class T>
+  __attribute__((always_inline)) void PrefetchFrom(const T* row) const {
+    __builtin_prefetch(row + first, 0);
+  }
+  template <class T>
+  __attribute__((always_inline)) void PrefetchTo(T* row) const {
+    __builtin_prefetch(row + first, 1);
+  }
 };
+
+// How far ahead rows are fetched into the cache, as the hardware does not follow a walk across
+// rows: the same channels of the next segment, or nothing new at a sequence's end.
+ADDER_SIMD int64_t RowsAhead(const ConvSegment& segment) {
+  return segment.position + 2 * kConvSegmentRows <= segment.length ? kConvSegmentRows : 0;
+}
 
 template <class T>
 ADDER_SIMD const T* Row(const ConvMatrix<const void*>& matrix, int64_t row) {
@@ -39,16 +53,10 @@ ADDER_SIMD Pointer Row(const ConvWindow<Pointer>& window, int64_t sequence, int6
   return window.data + sequence * window.sequence_stride + row * window.row_stride;
 }
 
-// w[k] = weight[channel, k]
 template <int kWidth, bool kPartial>
-ADDER_SIMD void LoadWeights(const float* weight, Channels<kPartial> channels, F32 (&w)[kWidth]) {
-  float transposed[kWidth][kLanes];
-  const float* from = weight + channels.first * kWidth;
-  for (int i = 0; i < kLanes; ++i) {
-    const bool inside = !kPartial || i < channels.count;
-    for (int k = 0; k < kWidth; ++k) transposed[k][i] = inside ? from[i * kWidth + k] : 0.0f;
-  }
-  for (int k = 0; k < kWidth; ++k) w[k] = Load(transposed[k]);
+ADDER_SIMD void LoadWeights(const float* weight, int64_t stride, Channels<kPartial> channels,
+                            F32 (&w)[kWidth]) {
+  for (int k = 0; k < kWidth; ++k) w[k] = channels.LoadFrom(weight + k * stride);
 }
 
 // window[0 ... width-2] = the rows before the segment's first
@@ -98,86 +106,85 @@ ADDER_SIMD void StoreFinalWindow(const CausalConv1dArguments& a, const ConvSegme
 }
 
 template <class T, int kWidth, bool kPartial>
-void Forward(const CausalConv1dArguments& a, const ConvSegment* segments, int64_t segment_count,
-             Channels<kPartial> channels) {
+ADDER_SIMD void Forward(const CausalConv1dArguments& a, const ConvSegment& segment,
+                        Channels<kPartial> channels) {
   F32 w[kWidth];
-  LoadWeights(a.weight, channels, w);
+  LoadWeights(a.weight, a.weight_stride, channels, w);
   const F32 bias = a.bias != nullptr ? channels.LoadFrom(a.bias) : Zero();
-  for (int64_t i = 0; i < segment_count; ++i) {
-    const ConvSegment& segment = segments[i];
-    F32 window[kWidth];
-    LoadWindow<T>(a.x, a.initial_window, segment, channels, window);
-    for (int64_t row = segment.begin; row < segment.begin + segment.rows; ++row) {
-      window[kWidth - 1] = channels.LoadFrom(Row<T>(a.x, row));
-      const F32 v = Convolve(w, window, bias);
-      channels.StoreTo(a.silu ? Silu(v) : v, Row<T>(a.y, row));
-      Shift(window);
-    }
-    if (segment.position == 0 && a.final_window.data != nullptr) {
-      StoreFinalWindow<T, kWidth>(a, segment, channels);
-    }
+  F32 window[kWidth];
+  LoadWindow<T>(a.x, a.initial_window, segment, channels, window);
+  const int64_t ahead = RowsAhead(segment);
+  for (int64_t row = segment.begin; row < segment.begin + segment.rows; ++row) {
+    channels.PrefetchFrom(Row<T>(a.x, row + ahead));
+    channels.PrefetchTo(Row<T>(a.y, row + ahead));
+    window[kWidth - 1] = channels.LoadFrom(Row<T>(a.x, row));
+    const F32 v = Convolve(w, window, bias);
+    channels.StoreTo(a.silu ? Silu(v) : v, Row<T>(a.y, row));
+    Shift(window);
+  }
+  if (segment.position == 0 && a.final_window.data != nullptr) {
+    StoreFinalWindow<T, kWidth>(a, segment, channels);
   }
 }
 
 // With pending[k] the gradient collected so far of the row that lies width-1-k before the current
 // one: pending[0] is complete after each row.
 template <class T, int kWidth, bool kPartial>
-void Backward(const CausalConv1dBackwardArguments& a, const ConvSegment* segments,
-              int64_t segment_count, Channels<kPartial> channels) {
+ADDER_SIMD void Backward(const CausalConv1dBackwardArguments& a, const ConvSegment& segment,
+                         Channels<kPartial> channels) {
   constexpr int kWindow = kWidth - 1;
+  const int64_t first = segment.begin - segment.position;  // row of the sequence
+  // Stores the gradient of row t of the sequence, or of its initial window's where t < 0.
+  const auto store = [&](F32 value, int64_t t) __attribute__((always_inline)) {
+    if (t >= 0) {
+      if (a.dx.data != nullptr) channels.StoreTo(value, Row<T>(a.dx, first + t));
+    } else if (a.d_initial_window.data != nullptr) {
+      channels.StoreTo(value, Row(a.d_initial_window, segment.sequence, t + kWindow));
+    }
+  };
   F32 w[kWidth];
-  LoadWeights(a.weight, channels, w);
+  LoadWeights(a.weight, a.weight_stride, channels, w);
   const F32 bias = a.bias != nullptr ? channels.LoadFrom(a.bias) : Zero();
+  F32 window[kWidth];
+  LoadWindow<T>(a.x, a.initial_window, segment, channels, window);
+  F32 pending[kWidth];
+  for (int k = 0; k < kWindow; ++k) {
+    pending[k] =
+        segment.position > 0 ? channels.LoadFrom(a.pending + k * a.scratch_stride) : Zero();
+  }
   F32 dw[kWidth] = {};
   F32 db = Zero();
-  for (int64_t i = 0; i < segment_count; ++i) {
-    const ConvSegment& segment = segments[i];
-    const int64_t first = segment.begin - segment.position;  // row of the sequence
-    // Stores the gradient of row t of the sequence, or of its initial window's where t < 0.
-    const auto store = [&](F32 value, int64_t t) __attribute__((always_inline)) {
-      if (t >= 0) {
-        if (a.dx.data != nullptr) channels.StoreTo(value, Row<T>(a.dx, first + t));
-      } else if (a.d_initial_window.data != nullptr) {
-        channels.StoreTo(value, Row(a.d_initial_window, segment.sequence, t + kWindow));
-      }
-    };
-    F32 window[kWidth];
-    F32 pending[kWidth];
-    LoadWindow<T>(a.x, a.initial_window, segment, channels, window);
-    for (int k = 0; k < kWindow; ++k) {
-      pending[k] =
-          segment.position > 0 ? channels.LoadFrom(a.pending + k * a.scratch_stride) : Zero();
+  const int64_t ahead = RowsAhead(segment);
+  for (int64_t row = 0; row < segment.rows; ++row) {
+    channels.PrefetchFrom(Row<T>(a.x, segment.begin + row + ahead));
+    channels.PrefetchFrom(Row<T>(a.dy, segment.begin + row + ahead));
+    window[kWindow] = channels.LoadFrom(Row<T>(a.x, segment.begin + row));
+    F32 dv = channels.LoadFrom(Row<T>(a.dy, segment.begin + row));
+    if (a.silu) {
+      const F32 v = Convolve(w, window, bias);
+      const F32 sigmoid = Sigmoid(v);
+      dv = dv * sigmoid * MulAdd(v, 1.0f - sigmoid, Set(1.0f));
     }
-    for (int64_t row = 0; row < segment.rows; ++row) {
-      window[kWindow] = channels.LoadFrom(Row<T>(a.x, segment.begin + row));
-      F32 dv = channels.LoadFrom(Row<T>(a.dy, segment.begin + row));
-      if (a.silu) {
-        const F32 v = Convolve(w, window, bias);
-        const F32 sigmoid = Sigmoid(v);
-        dv = dv * sigmoid * MulAdd(v, 1.0f - sigmoid, Set(1.0f));
-      }
-      db = db + dv;
-      pending[kWindow] = Zero();
-      for (int k = 0; k < kWidth; ++k) {
-        dw[k] = MulAdd(dv, window[k], dw[k]);
-        pending[k] = MulAdd(dv, w[k], pending[k]);
-      }
-      store(pending[0], segment.position + row - kWindow);
-      Shift(window);
-      Shift(pending);
+    db = db + dv;
+    pending[kWindow] = Zero();
+    for (int k = 0; k < kWidth; ++k) {
+      dw[k] = MulAdd(dv, window[k], dw[k]);
+      pending[k] = MulAdd(dv, w[k], pending[k]);
     }
-    const bool ends_sequence = segment.position + segment.rows == segment.length;
-    for (int k = 0; k < kWindow; ++k) {
-      if (!ends_sequence) {
-        channels.StoreTo(pending[k], a.pending + k * a.scratch_stride);
-        continue;
-      }
-      if (a.d_final_window.data != nullptr) {
-        pending[k] =
-            pending[k] + channels.LoadFrom(Row(a.d_final_window, segment.sequence, int64_t{k}));
-      }
-      store(pending[k], segment.length - kWindow + k);
+    store(pending[0], segment.position + row - kWindow);
+    Shift(window);
+    Shift(pending);
+  }
+  const bool ends_sequence = segment.position + segment.rows == segment.length;
+  for (int k = 0; k < kWindow; ++k) {
+    if (!ends_sequence) {
+      channels.StoreTo(pending[k], a.pending + k * a.scratch_stride);
+      continue;
     }
+    if (a.d_final_window.data != nullptr) {
+      pending[k] = pending[k] + channels.LoadFrom(Row(a.d_final_window, segment.sequence, k));
+    }
+    store(pending[k], segment.length - kWindow + k);
   }
   for (int k = 0; k < kWidth; ++k) {
     float* sum = a.dweight + k * a.scratch_stride;
@@ -186,74 +193,81 @@ void Backward(const CausalConv1dBackwardArguments& a, const ConvSegment* segment
   channels.StoreTo(channels.LoadFrom(a.dbias) + db, a.dbias);
 }
 
-// Calls run(segments, count, channels) for groups of segments, small enough to stay in the cache,
-// and for each group's channels, kLanes at a time.
-template <class Run>
-ADDER_SIMD void ForEachGroup(const ConvSegment* segments, int64_t segment_count,
-                             int64_t channel_begin, int64_t channel_end, const Run& run) {
-  for (int64_t begin = 0; begin < segment_count;) {
-    int64_t end = begin;
-    for (int64_t rows = 0; end < segment_count && rows < kConvSegmentRows; ++end) {
-      rows += segments[end].rows > 0 ? segments[end].rows : 1;
-    }
-    int64_t c = channel_begin;
-    for (; c + kLanes <= channel_end; c += kLanes) {
-      run(segments + begin, end - begin, Channels<false>{c, kLanes});
-    }
-    if (c < channel_end) {
-      run(segments + begin, end - begin, Channels<true>{c, channel_end - c});
-    }
-    begin = end;
-  }
-}
-
 template <class T, int kWidth>
 void ForwardOfWidth(const CausalConv1dArguments& a) {
-  ForEachGroup(a.segments, a.segment_count, 0, a.channels,
-               [&](const ConvSegment* segments, int64_t count, auto channels) {
-                 Forward<T, kWidth>(a, segments, count, channels);
-               });
+  for (int64_t i = 0; i < a.segment_count; ++i) {
+    int64_t c = 0;
+    for (; c + kLanes <= a.channels; c += kLanes) {
+      Forward<T, kWidth>(a, a.segments[i], Channels<false>{c, kLanes});
+    }
+    if (c < a.channels) {
+      Forward<T, kWidth>(a, a.segments[i], Channels<true>{c, a.channels - c});
+    }
+  }
 }
 
 template <class T, int kWidth>
 void BackwardOfWidth(const CausalConv1dBackwardArguments& a) {
-  ForEachGroup(a.segments, a.segment_count, a.channel_begin, a.channel_end,
-               [&](const ConvSegment* segments, int64_t count, auto channels) {
-                 Backward<T, kWidth>(a, segments, count, channels);
-               });
+  for (int64_t i = 0; i < a.segment_count; ++i) {
+    int64_t c = a.channel_begin;
+    for (; c + kLanes <= a.channel_end; c += kLanes) {
+      Backward<T, kWidth>(a, a.segments[i], Channels<false>{c, kLanes});
+    }
+    if (c < a.channel_end) {
+      Backward<T, kWidth>(a, a.segments[i], Channels<true>{c, a.channel_end - c});
+    }
+  }
 }
 
-#define ADDER_CONV_FOR_WIDTH(function, T, arguments) \
-  switch (arguments.width) {                         \
-    case 2:                                          \
-      return function<T, 2>(arguments);              \
-    case 3:                                          \
-      return function<T, 3>(arguments);              \
-    case 4:                                          \
-      return function<T, 4>(arguments);              \
-    case 5:                                          \
-      return function<T, 5>(arguments);              \
-    case 6:                                          \
-      return function<T, 6>(arguments);              \
-    case 7:                                          \
-      return function<T, 7>(arguments);              \
-    default:                                         \
-      return function<T, 8>(arguments);              \
+template <int kWidth>
+void TransposeOfWidth(const float* __restrict from, float* __restrict to, int64_t channels) {
+  for (int64_t d = 0; d < channels; ++d) {
+    for (int k = 0; k < kWidth; ++k) to[k * channels + d] = from[d * kWidth + k];
   }
+}
+
+// Calls run(Width<2>()) ... run(Width<8>()), so that windows have a constant size.
+template <int kValue>
+struct Width {
+  static constexpr int value = kValue;
+};
+template <class Run>
+ADDER_SIMD void WithWidth(int64_t width, const Run& run) {
+  switch (width) {
+    case 2:
+      return run(Width<2>());
+    case 3:
+      return run(Width<3>());
+    case 4:
+      return run(Width<4>());
+    case 5:
+      return run(Width<5>());
+    case 6:
+      return run(Width<6>());
+    case 7:
+      return run(Width<7>());
+    default:
+      return run(Width<8>());
+  }
+}
 
 template <class T>
 void ForwardOfType(const CausalConv1dArguments& a) {
-  ADDER_CONV_FOR_WIDTH(ForwardOfWidth, T, a)
+  WithWidth(a.width, [&](auto width) { ForwardOfWidth<T, width.value>(a); });
 }
 
 template <class T>
 void BackwardOfType(const CausalConv1dBackwardArguments& a) {
-  ADDER_CONV_FOR_WIDTH(BackwardOfWidth, T, a)
+  WithWidth(a.width, [&](auto width) { BackwardOfWidth<T, width.value>(a); });
 }
 
-#undef ADDER_CONV_FOR_WIDTH
-
 }  // namespace
+
+void ConvTransposeWeightKernel(const ConvTransposeWeightArguments& arguments) {
+  WithWidth(arguments.width, [&](auto width) {
+    TransposeOfWidth<width.value>(arguments.weight, arguments.transposed, arguments.channels);
+  });
+}
 
 void CausalConv1dKernel(const CausalConv1dArguments& arguments) {
   switch (arguments.dtype) {

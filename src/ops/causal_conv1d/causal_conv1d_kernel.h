@@ -8,19 +8,21 @@
 
 namespace adder::cpu {
 
-// Consecutive rows of one sequence. A sequence is cut into segments of kConvSegmentRows rows (the
-// last may be shorter), so that a segment of all channels stays in the cache while the kernel walks
-// it once per vector of channels; an empty sequence is one segment of no rows.
+// Consecutive rows of one sequence: what the kernel walks with the window in registers, once per
+// vector of channels. A sequence is cut into segments of kConvSegmentRows rows (the last may be
+// shorter); an empty sequence is one segment of no rows.
 struct ConvSegment {
   int64_t sequence;
-  int64_t begin;     // the first row, in x
-  int64_t rows;      //
+  int64_t begin;  // the first row, in x
+  int64_t rows;
   int64_t position;  // rows of the sequence before `begin`
   int64_t length;    // rows of the whole sequence
 };
 
-// At least as long as the longest window, so that only first segments read the initial window.
-inline constexpr int64_t kConvSegmentRows = 32;
+// At least as long as the longest window (7), so that only first segments read the initial window.
+// Few, so that the hardware follows each row as a stream of its own, and all rows' lines fit the
+// cache's ways where the row stride is near a power of two.
+inline constexpr int64_t kConvSegmentRows = 8;
 
 // A [rows, channels] matrix whose rows are `stride` elements apart.
 template <class Pointer>
@@ -37,12 +39,21 @@ struct ConvWindow {
   int64_t row_stride = 0;
 };
 
+// transposed = weightᵀ: [channels, width] to [width, channels].
+struct ConvTransposeWeightArguments {
+  const float* weight = nullptr;
+  float* transposed = nullptr;
+  int64_t channels = 0;
+  int64_t width = 0;
+};
+
 struct CausalConv1dArguments {
   DType dtype = DType::kF32;  // of x and y
   ConvMatrix<const void*> x;
   ConvMatrix<void*> y;
-  const float* weight = nullptr;  // [channels, width]
-  const float* bias = nullptr;    // [channels], may be null
+  const float* weight = nullptr;  // [width, channels], rows `weight_stride` apart
+  int64_t weight_stride = 0;
+  const float* bias = nullptr;  // [channels], may be null
   int64_t channels = 0;
   int64_t width = 0;
   bool silu = false;
@@ -57,8 +68,9 @@ struct CausalConv1dBackwardArguments {
   ConvMatrix<const void*> x;
   ConvMatrix<const void*> dy;
   ConvMatrix<void*> dx;           // may be null
-  const float* weight = nullptr;  // [channels, width]
-  const float* bias = nullptr;    // [channels], may be null
+  const float* weight = nullptr;  // [width, channels], rows `weight_stride` apart
+  int64_t weight_stride = 0;
+  const float* bias = nullptr;  // [channels], may be null
   int64_t width = 0;
   bool silu = false;
   ConvWindow<const float*> initial_window;  // may be null
@@ -76,5 +88,6 @@ struct CausalConv1dBackwardArguments {
 
 }  // namespace adder::cpu
 
+ADDER_CPU_KERNEL(ConvTransposeWeightKernel, ConvTransposeWeightArguments)
 ADDER_CPU_KERNEL(CausalConv1dKernel, CausalConv1dArguments)
 ADDER_CPU_KERNEL(CausalConv1dBackwardKernel, CausalConv1dBackwardArguments)
