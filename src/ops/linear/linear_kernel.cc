@@ -30,8 +30,10 @@ struct Operand<BFloat16> {
   ADDER_SIMD F32 Dot(Vector a, Vector b, F32 sum) { return DotPairs(a, b, sum); }
 };
 
-// kRows rows of x from `row` times kOutputs rows of W from `output`.
-template <class T, class Y, int kRows, int kOutputs>
+// kRows rows of x from `row` times kOutputs rows of W from `output`. kPrefetch: meanwhile fetches
+// the rows of W that come next. A row is too short for the machine to notice in time that it is
+// read from end to end.
+template <class T, class Y, int kRows, int kOutputs, bool kPrefetch>
 void Tile(const LinearArguments& a, int64_t row, int64_t output) {
   using Op = Operand<T>;
   const T* x = static_cast<const T*>(a.x) + row * a.x_stride;
@@ -40,7 +42,11 @@ void Tile(const LinearArguments& a, int64_t row, int64_t output) {
   int64_t k = 0;
   for (; k + Op::kStep <= a.K; k += Op::kStep) {
     typename Op::Vector w[kOutputs];
-    for (int j = 0; j < kOutputs; ++j) w[j] = Op::From(W + j * a.W_stride + k);
+    for (int j = 0; j < kOutputs; ++j) {
+      w[j] = Op::From(W + j * a.W_stride + k);
+      // Past the last row of W this fetches what nobody needs, but cannot fault.
+      if (kPrefetch) __builtin_prefetch(W + (kOutputs + j) * a.W_stride + k, 0, 2);
+    }
     for (int i = 0; i < kRows; ++i) {
       const typename Op::Vector v = Op::From(x + i * a.x_stride + k);
       for (int j = 0; j < kOutputs; ++j) sums[i][j] = Op::Dot(v, w[j], sums[i][j]);
@@ -63,17 +69,31 @@ void Tile(const LinearArguments& a, int64_t row, int64_t output) {
   }
 }
 
+// The first pass over rows of W. Returns how many rows of x it took.
+template <class T, class Y, int kOutputs>
+int64_t TileOfFirstRows(const LinearArguments& a, int64_t output) {
+  if (a.rows >= kTileRows) {
+    Tile<T, Y, kTileRows, kOutputs, true>(a, 0, output);
+    return kTileRows;
+  }
+  if (a.rows == 3) Tile<T, Y, kTileRows == 4 ? 3 : 1, kOutputs, true>(a, 0, output);
+  if (a.rows == 2) Tile<T, Y, 2, kOutputs, true>(a, 0, output);
+  if (a.rows == 1) Tile<T, Y, 1, kOutputs, true>(a, 0, output);
+  return a.rows;
+}
+
 // All rows of x times kOutputs rows of W, which stay in the cache from the second pass on.
 template <class T, class Y, int kOutputs>
 void TilesOfRows(const LinearArguments& a, int64_t output) {
-  int64_t row = 0;
-  for (; row + kTileRows <= a.rows; row += kTileRows)
-    Tile<T, Y, kTileRows, kOutputs>(a, row, output);
-  if constexpr (kTileRows == 4) {
-    if (a.rows - row == 3) Tile<T, Y, 3, kOutputs>(a, row, output);
-    if (a.rows - row == 2) Tile<T, Y, 2, kOutputs>(a, row, output);
+  int64_t row = TileOfFirstRows<T, Y, kOutputs>(a, output);
+  for (; row + kTileRows <= a.rows; row += kTileRows) {
+    Tile<T, Y, kTileRows, kOutputs, false>(a, row, output);
   }
-  if (a.rows - row == 1) Tile<T, Y, 1, kOutputs>(a, row, output);
+  if constexpr (kTileRows == 4) {
+    if (a.rows - row == 3) Tile<T, Y, 3, kOutputs, false>(a, row, output);
+    if (a.rows - row == 2) Tile<T, Y, 2, kOutputs, false>(a, row, output);
+  }
+  if (a.rows - row == 1) Tile<T, Y, 1, kOutputs, false>(a, row, output);
 }
 
 template <class T, class Y>
