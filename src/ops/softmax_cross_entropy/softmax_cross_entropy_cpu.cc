@@ -9,9 +9,9 @@
 namespace adder::cpu {
 namespace {
 
-// A block's logits: 8 MB stay in the cache, and even for a vocabulary of 50,000 that is 40 rows,
-// enough work for each weight read to keep the multipliers busy.
-constexpr int64_t kBlockLogits = int64_t{2} << 20;
+// A block's logits: 16 MB, which for a vocabulary of 50,000 are 83 rows: enough that reading W and
+// adding to dW once a block costs little beside the products.
+constexpr int64_t kBlockLogits = int64_t{4} << 20;
 constexpr int64_t kMostBlockRows = 1024;
 // Exponentials that are worth a thread.
 constexpr int64_t kGrainLogits = 8192;
