@@ -45,7 +45,8 @@ int Main(int argc, char** argv) {
       "`adder COMMAND --help` explains a command. --threads goes before or after the command.\n"
       "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.");
   app.fallthrough();
-  app.require_subcommand(1);
+  // Not CLI11's own check for none: it would hide what was wrong with a mistyped command.
+  app.require_subcommand(0, 1);
   int threads = 0;
   app.add_option("--threads", threads, "Threads to compute with (default: the cores available)")
       ->check(CLI::Range(1, 4096))
@@ -57,6 +58,7 @@ int Main(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
+    if (app.get_subcommands().empty()) throw UsageError("no command given (see adder --help)");
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     PrintError(std::string(error.what()) + " (see adder --help)");

@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <map>
 
 #include "adder/core/error.h"
+#include "adder/formats/safetensors.h"
 #include "adder/infer/toy_model_test.h"
+#include "adder/models/checkpoint.h"
 
 namespace adder {
 namespace {
@@ -284,6 +287,31 @@ TEST(Generator, NamesLogitsThatAreNoNumbers) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kNumeric);
     EXPECT_THAT(error.what(), testing::HasSubstr("nan"));
+  }
+}
+
+TEST(Generator, GreedyIdsAreThoseOfTheReferenceImplementation) {
+  const std::filesystem::path goldens = ADDER_SOURCE_DIR "/../shared/goldens";
+  if (!std::filesystem::exists(goldens)) {
+    GTEST_SKIP() << "the reference folder " << goldens << " is absent";
+  }
+  for (const char* name : {"mamba-tied", "mamba-untied-bias"}) {
+    const auto model = LoadMamba(goldens / name, DType::kF32);
+    const ToyTokenizer tokenizer(
+        std::vector<std::string>(static_cast<size_t>(model->vocab_size()), "x"));
+    const SafetensorsFile file = SafetensorsFile::Open(goldens / name / "golden.safetensors");
+    // The prompt's 16 ids, then what follows; it may have ended early.
+    const Tensor greedy = file.Get("greedy").Reshape({file.Get("greedy").elements()});
+    ASSERT_EQ(greedy.dtype(), DType::kI32);
+    const std::vector<int32_t> ids(greedy.data<int32_t>(), greedy.data<int32_t>() + greedy.dim(0));
+    ASSERT_GT(ids.size(), 16u);
+    GenerationOptions options = MaxTokens(static_cast<int64_t>(ids.size()) - 16);
+    options.sampling.temperature = 0.0;
+    for (const int64_t max_rows : {5, 1024}) {
+      const Outcome outcome = RunOne(
+          *model, tokenizer, Prompt(*model, {ids.begin(), ids.begin() + 16}), options, max_rows);
+      EXPECT_EQ(outcome.tokens, std::vector<int32_t>(ids.begin() + 16, ids.end())) << name;
+    }
   }
 }
 

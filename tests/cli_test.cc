@@ -1,0 +1,573 @@
+// The program as its users meet it: what it prints, where it exits, what it leaves behind.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "adder/core/error.h"
+#include "adder/formats/json.h"
+#include "adder/formats/safetensors.h"
+#include "adder/models/checkpoint.h"
+#include "adder/models/mamba.h"
+#include "adder/text/tokenizer.h"
+#include "tests/temporary_directory.h"
+
+namespace adder {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+struct Finished {
+  int exit_code = -1;  // 128 + the signal where one ended it
+  std::string out;
+  std::string err;
+};
+
+std::string Slurp(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class Program {
+ public:
+  // Starts `adder ARGUMENTS…` in the directory, with `input` as its standard input.
+  Program(const fs::path& directory, const std::vector<std::string>& arguments,
+          const std::string& input = "")
+      : directory_(directory) {
+    std::ofstream(directory / ".stdin", std::ios::binary) << input;
+    pid_ = fork();
+    if (pid_ != 0) return;
+    if (chdir(directory.c_str()) != 0) _exit(126);
+    Redirect(".stdin", O_RDONLY, STDIN_FILENO);
+    Redirect(".stdout", O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
+    Redirect(".stderr", O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
+    setenv("ADDER_LOG", "warning", 1);
+    const std::string program = ADDER_BINARY_DIR "/adder";
+    std::vector<char*> argv = {const_cast<char*>(program.c_str())};
+    for (const std::string& argument : arguments) {
+      argv.push_back(const_cast<char*>(argument.c_str()));
+    }
+    argv.push_back(nullptr);
+    execv(program.c_str(), argv.data());
+    _exit(127);
+  }
+
+  void Signal(int signal) const { kill(pid_, signal); }
+  pid_t pid() const { return pid_; }
+  // Bytes printed so far.
+  size_t OutputSize() const {
+    std::error_code ignored;
+    const auto size = fs::file_size(directory_ / ".stdout", ignored);
+    return ignored ? 0 : size;
+  }
+  std::string OutputSoFar() const { return Slurp(directory_ / ".stdout"); }
+
+  Finished Wait() const {
+    int status = 0;
+    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+    }
+    Finished finished;
+    finished.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    finished.out = OutputSoFar();
+    finished.err = Slurp(directory_ / ".stderr");
+    for (const char* name : {".stdin", ".stdout", ".stderr"}) fs::remove(directory_ / name);
+    return finished;
+  }
+
+ private:
+  static void Redirect(const char* file, int flags, int to) {
+    const int descriptor = open(file, flags, 0600);
+    if (descriptor < 0 || dup2(descriptor, to) < 0) _exit(126);
+  }
+
+  fs::path directory_;
+  pid_t pid_;
+};
+
+class CliTest : public testing::Test {
+ protected:
+  // A small byte model in directory "model", other weights for another seed.
+  void MakeModel(const std::string& name = "model", uint64_t seed = 1) const {
+    MambaConfig config;
+    config.d_model = 16;
+    config.n_layer = 2;
+    config.d_state = 4;
+    config.initializer_range = 0.2;
+    MambaModel model(config, DType::kF32);
+    InitializeMamba(model, seed);
+    model.ParametersChanged();
+    fs::create_directory(directory_ / name);
+    SaveMamba(model, directory_ / name, DType::kF32);
+    ByteTokenizer().Save(directory_ / name);
+  }
+
+  Finished Run(const std::vector<std::string>& arguments, const std::string& input = "") const {
+    return Program(directory_, arguments, input).Wait();
+  }
+
+  // Runs a command that must succeed without a word on standard error (`eval` shows its progress
+  // there); returns what it prints.
+  std::string Output(const std::vector<std::string>& arguments,
+                     const std::string& input = "") const {
+    const Finished finished = Run(arguments, input);
+    EXPECT_EQ(finished.exit_code, 0) << finished.err;
+    if (arguments[0] != "eval") {
+      EXPECT_EQ(finished.err, "");
+    }
+    return finished.out;
+  }
+
+  JsonValue Json(const std::vector<std::string>& arguments, const std::string& input = "") const {
+    return JsonValue::Parse(Output(arguments, input), "output");
+  }
+
+  // Runs a command that must fail with this exit code, print nothing, say one line that contains
+  // each of `words`, and change no file.
+  void ExpectFailure(int exit_code, const std::vector<std::string>& words,
+                     const std::vector<std::string>& arguments) const {
+    SCOPED_TRACE(testing::PrintToString(arguments));
+    const auto before = Files();
+    const Finished finished = Run(arguments);
+    EXPECT_EQ(finished.exit_code, exit_code) << finished.err;
+    EXPECT_EQ(finished.out, "");
+    EXPECT_THAT(finished.err, StartsWith("adder: "));
+    EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1) << finished.err;
+    EXPECT_THAT(finished.err, testing::EndsWith("\n"));
+    for (const std::string& word : words) EXPECT_THAT(finished.err, HasSubstr(word));
+    EXPECT_EQ(Files(), before);
+  }
+
+  std::vector<std::string> Files() const {
+    std::vector<std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(directory_)) {
+      const std::string size =
+          entry.is_regular_file() ? std::to_string(entry.file_size()) : "directory";
+      files.push_back(entry.path().string() + " " + size);
+    }
+    std::sort(files.begin(), files.end());
+    return files;
+  }
+
+  fs::path Write(const std::string& name, const std::string& content) const {
+    std::ofstream(directory_ / name, std::ios::binary) << content;
+    return directory_ / name;
+  }
+
+  TemporaryDirectory temporary_;
+  const fs::path directory_ = temporary_.path();
+};
+
+std::string Text(const JsonValue& json) { return *json.Find("text")->AsString(); }
+int64_t Int(const JsonValue& json, const char* key) { return *json.Find(key)->AsInt(); }
+std::string String(const JsonValue& json, const char* key) { return *json.Find(key)->AsString(); }
+
+std::vector<int64_t> Tokens(const JsonValue& json) {
+  std::vector<int64_t> tokens;
+  for (const JsonValue& token : *json.Find("tokens")->AsArray()) tokens.push_back(*token.AsInt());
+  return tokens;
+}
+
+// ---- The command line ---------------------------------------------------------------------------
+
+TEST_F(CliTest, HelpAndVersion) {
+  const std::string help = Output({"--help"});
+  for (const char* command : {"generate", "inspect", "logits", "selection"}) {
+    EXPECT_THAT(help, HasSubstr(command));
+    EXPECT_THAT(Output({command, "--help"}), HasSubstr("Usage: adder " + std::string(command)));
+  }
+  EXPECT_THAT(Output({"--version"}), StartsWith("adder "));
+}
+
+TEST_F(CliTest, WrongCommandLinesAreUsageErrors) {
+  ExpectFailure(2, {"command"}, {});
+  ExpectFailure(2, {"fly"}, {"fly"});
+  ExpectFailure(2, {"--threads"}, {"--threads", "0", "inspect", "model"});
+  ExpectFailure(2, {"--model"}, {"generate", "--prompt", "x"});
+  ExpectFailure(2, {"--wings"}, {"generate", "--model", "m", "--prompt", "x", "--wings"});
+  const std::vector<std::string> generate = {"generate", "--model", "model"};
+  const auto expect_usage = [&](const std::vector<std::string>& words,
+                                const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = generate;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    ExpectFailure(2, words, arguments);
+  };
+  expect_usage({"--prompt", "--state-in"}, {});
+  expect_usage({"--prompt", "--prompt-file"}, {"--prompt", "a", "--prompt-file", "f"});
+  expect_usage({"--state-out", "--prompts-file"}, {"--prompts-file", "f", "--state-out", "s"});
+  expect_usage({"--batch"}, {"--prompt", "a", "--batch", "3"});
+  expect_usage({"--top-p", "--temperature"}, {"--prompt", "a", "--temperature=0", "--top-p=0.5"});
+  expect_usage({"temperature"}, {"--prompt", "a", "--temperature=-1"});
+  expect_usage({"temperature"}, {"--prompt", "a", "--temperature=nan"});
+  expect_usage({"top_p"}, {"--prompt", "a", "--top-p", "2"});
+  expect_usage({"--top-k"}, {"--prompt", "a", "--top-k", "many"});
+  expect_usage({"--max-tokens"}, {"--prompt", "a", "--max-tokens=-1"});
+  expect_usage({"--seed"}, {"--prompt", "a", "--seed=-1"});
+  expect_usage({"--stop"}, {"--prompt", "a", "--stop="});
+  expect_usage({"stop string"}, {"--prompt", "a", "--stop", ""});
+  expect_usage({"--dtype"}, {"--prompt", "a", "--dtype", "i8"});
+  ExpectFailure(2, {"--tokens"}, {"logits", "--model", "m", "--tokens", "1,x", "--output", "o"});
+}
+
+// ---- adder generate -----------------------------------------------------------------------------
+
+TEST_F(CliTest, GenerateTakesPromptsFromEverywhereAlike) {
+  MakeModel();
+  Write("prompt", "Once");
+  Write("prompts", "Once\n\nmore\n");
+  Write("prompts.jsonl", "\"Once\"\n{\"prompt\": \"more\", \"id\": 2}\n");
+  const std::vector<std::string> greedy = {"generate", "--model",      "model", "--temperature",
+                                           "0",        "--max-tokens", "20"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), greedy.begin(), greedy.end());
+    return more;
+  };
+  const std::string text = Output(with({"--prompt", "Once"}));
+  EXPECT_FALSE(text.empty());
+  EXPECT_EQ(Output(with({"--prompt-file", "prompt"})), text);
+  EXPECT_EQ(Output(with({"--prompt", "-"}), "Once"), text);
+  EXPECT_EQ(Output(with({"--prompt", "Once", "--threads", "1"})), text);
+
+  const JsonValue json = Json(with({"--prompt", "Once", "--json"}));
+  EXPECT_EQ(Text(json), text);
+  EXPECT_EQ(Int(json, "prompt_tokens"), 4);
+  EXPECT_EQ(Int(json, "generated_tokens"), 20);
+  EXPECT_EQ(Tokens(json).size(), 20u);
+  EXPECT_EQ(String(json, "finish"), "length");
+
+  const std::string more = Output(with({"--prompt", "more"}));
+  const std::string both = "==> 1 <==\n" + text + "\n==> 2 <==\n" + more + "\n";
+  EXPECT_EQ(Output(with({"--prompts-file", "prompts"})), both);
+  EXPECT_EQ(Output(with({"--prompts-file", "prompts.jsonl"})), both);
+  EXPECT_EQ(Output(with({"--prompts-file", "prompts", "--batch", "1"})), both);
+}
+
+TEST_F(CliTest, GenerateIsReproducibleBySeed) {
+  MakeModel();
+  const auto run = [&](const char* seed) {
+    return Output({"generate", "--model", "model", "--prompt", "x", "--seed", seed});
+  };
+  EXPECT_EQ(run("1"), run("1"));
+  EXPECT_NE(run("1"), run("2"));
+}
+
+TEST_F(CliTest, SplitRunsGiveWhatOneRunGives) {
+  MakeModel();
+  const std::vector<std::string> common = {
+      "generate", "--model", "model",  "--repetition-penalty", "1.2",
+      "--seed",   "11",      "--stop", "no such text at all",  "--stop",
+      "abcdefgh"};
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), common.begin(), common.end());
+    return Output(more);
+  };
+  const std::string whole = run({"--prompt", "The ", "--max-tokens", "90", "--state-out", "whole"});
+  std::string parts = run({"--prompt", "The ", "--max-tokens", "0", "--state-out", "a"});
+  parts += run({"--state-in", "a", "--max-tokens", "1", "--state-out", "b"});
+  parts += run({"--state-in", "b", "--max-tokens", "59", "--state-out", "c"});
+  parts += run({"--state-in", "c", "--max-tokens", "30", "--state-out", "d"});
+  EXPECT_EQ(parts, whole);
+  EXPECT_EQ(Slurp(directory_ / "d"), Slurp(directory_ / "whole"));
+  // Another seed goes another way.
+  EXPECT_NE(Output({"generate", "--model", "model", "--state-in", "c", "--seed", "12",
+                    "--max-tokens", "30"}),
+            whole.substr(whole.size() - 30));
+}
+
+TEST_F(CliTest, GenerateBeginsWithoutAPromptAndGoesOnWithOne) {
+  MakeModel();
+  // This model has no begin token: a newline takes its place.
+  const std::vector<std::string> greedy = {"generate", "--model", "model",        "--temperature",
+                                           "0",        "--json",  "--max-tokens", "10"};
+  auto empty = greedy;
+  empty.insert(empty.end(), {"--prompt", ""});
+  auto newline = greedy;
+  newline.insert(newline.end(), {"--prompt", "\n"});
+  EXPECT_EQ(Tokens(Json(empty)), Tokens(Json(newline)));
+
+  // prompt + answer + prompt, in one run and in two.
+  auto first = greedy;
+  first.insert(first.end(), {"--prompt", "ab", "--state-out", "s"});
+  const std::string answer = Text(Json(first));
+  auto second = greedy;
+  second.insert(second.end(), {"--prompt", "cd", "--state-in", "s"});
+  const JsonValue went_on = Json(second);
+  EXPECT_EQ(Int(went_on, "prompt_tokens"), 3);  // with the last token of the answer
+}
+
+TEST_F(CliTest, GenerateStopsAtStopStrings) {
+  MakeModel();
+  const std::vector<std::string> greedy = {"generate", "--model", "model", "--prompt",
+                                           "x",        "--seed",  "3",     "--max-tokens",
+                                           "60",       "--json"};
+  const JsonValue free = Json(greedy);
+  // A stop of two tokens in the middle of what it says: the model speaks in bytes.
+  std::string bytes;
+  for (const int64_t token : Tokens(free)) bytes += static_cast<char>(token);
+  size_t at = 20;
+  while (static_cast<unsigned char>(bytes[at]) >= 0x80 || bytes[at] == '\0' ||
+         static_cast<unsigned char>(bytes[at + 1]) >= 0x80 || bytes[at + 1] == '\0') {
+    ASSERT_LT(++at, 58u);
+  }
+  auto stopping = greedy;
+  stopping.insert(stopping.end(), {"--stop", "never", "--stop", bytes.substr(at, 2)});
+  const JsonValue stopped = Json(stopping);
+  EXPECT_EQ(String(stopped, "finish"), "stop");
+  EXPECT_EQ(Int(stopped, "generated_tokens"),
+            static_cast<int64_t>(bytes.find(bytes.substr(at, 2))) + 2);
+  EXPECT_THAT(Text(free), StartsWith(Text(stopped)));
+}
+
+TEST_F(CliTest, AnInterruptedGenerationIsSavedAndGoesOn) {
+  MakeModel();
+  const std::vector<std::string> common = {"generate", "--model", "model", "--seed", "5"};
+  auto first = common;
+  first.insert(first.end(), {"--prompt", "x", "--max-tokens", "100000000", "--state-out", "s"});
+  const Program program(directory_, first);
+  for (int i = 0; i < 2000 && program.OutputSize() < 500; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  program.Signal(SIGINT);
+  const Finished finished = program.Wait();
+  EXPECT_EQ(finished.exit_code, 130);
+  EXPECT_THAT(finished.err, HasSubstr("--state-in s"));
+  ASSERT_GT(finished.out.size(), 400u);
+
+  auto second = common;
+  second.insert(second.end(), {"--state-in", "s", "--max-tokens", "100"});
+  const std::string more = Output(second);
+  auto whole = common;
+  whole.insert(whole.end(), {"--prompt", "x", "--json", "--max-tokens"});
+  whole.push_back(std::to_string(finished.out.size() * 3 + 100));
+  EXPECT_THAT(Text(Json(whole)), StartsWith(finished.out + more.substr(0, more.size() - 3)));
+}
+
+// Bytes of memory that a process occupies.
+int64_t ResidentBytes(pid_t process) {
+  std::ifstream statm("/proc/" + std::to_string(process) + "/statm");
+  int64_t size = 0;
+  int64_t resident = 0;
+  statm >> size >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST_F(CliTest, MemoryDoesNotGrowWithTheNumberOfTokens) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers keep freed memory for a while";
+  MakeModel();
+  // A terminated program leaves its last memory unseen, an endless one is measured alive.
+  const Program program(directory_, {"generate", "--model", "model", "--prompt", "x", "--threads",
+                                     "1", "--max-tokens", "1000000000"});
+  const auto memory_after = [&](size_t bytes) {
+    for (int i = 0; i < 30000 && program.OutputSize() < bytes; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_GE(program.OutputSize(), bytes);
+    return ResidentBytes(program.pid());
+  };
+  const int64_t early = memory_after(5000);
+  const int64_t late = memory_after(105000);
+  program.Signal(SIGTERM);
+  EXPECT_EQ(program.Wait().exit_code, 130);
+  EXPECT_GT(early, 1 << 20);
+  // Keeping but the tokens' ids would take 400 kB.
+  EXPECT_LT(late - early, 256 << 10);
+}
+
+TEST_F(CliTest, GenerateRefusesBadInputs) {
+  MakeModel();
+  MakeModel("other", 2);
+  const auto fails = [&](const std::vector<std::string>& words, std::vector<std::string> more) {
+    more.insert(more.begin(), "generate");
+    ExpectFailure(1, words, more);
+  };
+  fails({"nowhere"}, {"--model", "nowhere", "--prompt", "x"});
+  fails({"no-file"}, {"--model", "model", "--prompt-file", "no-file"});
+  fails({"model"}, {"--model", "model", "--prompt-file", "model"});
+  Write("none", "\n\n");
+  fails({"none"}, {"--model", "model", "--prompts-file", "none"});
+  Write("bad.jsonl", "\"x\"\n{\"text\": 1}\n");
+  fails({"bad.jsonl, line 2"}, {"--model", "model", "--prompts-file", "bad.jsonl"});
+  fails({"no-such-folder"},
+        {"--model", "model", "--prompt", "x", "--state-out", "no-such-folder/s"});
+
+  // State files: of another model, cut short, with one bit turned, of another kind.
+  Output(
+      {"generate", "--model", "model", "--prompt", "x", "--max-tokens", "3", "--state-out", "s"});
+  fails({"s: ", "fingerprint"}, {"--model", "other", "--state-in", "s"});
+  const std::string state = Slurp(directory_ / "s");
+  Write("short", state.substr(0, state.size() / 2));
+  fails({"short"}, {"--model", "model", "--state-in", "short"});
+  std::string turned = state;
+  turned[turned.size() / 2] = static_cast<char>(turned[turned.size() / 2] ^ 4);
+  Write("turned", turned);
+  fails({"turned"}, {"--model", "model", "--state-in", "turned"});
+  Write("text", "this is no state");
+  fails({"text"}, {"--model", "model", "--state-in", "text"});
+  Write("empty", "");
+  fails({"empty"}, {"--model", "model", "--state-in", "empty"});
+}
+
+TEST_F(CliTest, FullAndClosedOutputsAreFailures) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "/dev/full is absent";
+  MakeModel();
+  ExpectFailure(1, {"/dev/full"},
+                {"logits", "--model", "model", "--tokens", "1", "--output", "/dev/full/x"});
+  const std::string command = "cd " + directory_.string() +
+                              " && " ADDER_BINARY_DIR "/adder inspect model > /dev/full 2> .error";
+  const int status = std::system(command.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_THAT(Slurp(directory_ / ".error"), StartsWith("adder: standard output"));
+}
+
+// ---- Bad model directories ----------------------------------------------------------------------
+
+TEST_F(CliTest, BadModelDirectoriesAreOneLineEach) {
+  MakeModel();
+  const std::string weights = Slurp(directory_ / "model/model.safetensors");
+  const std::string config = Slurp(directory_ / "model/config.json");
+  const auto with = [&](const std::string& new_config, const std::string& new_weights) {
+    Write("model/config.json", new_config);
+    Write("model/model.safetensors", new_weights);
+  };
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string text = config;
+    const size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return text.replace(at, from.size(), to);
+  };
+  const auto fails = [&](const std::vector<std::string>& words) {
+    ExpectFailure(1, words, {"generate", "--model", "model", "--prompt", "x"});
+    ExpectFailure(1, words, {"inspect", "model"});
+    ExpectFailure(1, words, {"logits", "--model", "model", "--tokens", "1", "--output", "out"});
+    ExpectFailure(1, words,
+                  {"selection", "--model", "model", "--prompt", "x", "--output", "out.svg"});
+  };
+  with(config, weights.substr(0, weights.size() - 10));
+  fails({"model.safetensors"});
+  with(config, weights.substr(0, 5));
+  fails({"model.safetensors"});
+  with(config, "");
+  fails({"model.safetensors"});
+  with(config, std::string(8, '\xff') + weights.substr(8));
+  fails({"model.safetensors"});
+  with("{", weights);
+  fails({"config.json"});
+  with(replaced("\"hidden_size\": 16", "\"hidden_size\": 24"), weights);
+  fails({"model.safetensors", "shape"});
+  with(replaced("\"hidden_size\": 16", "\"hidden_size\": -16"), weights);
+  fails({"config.json", "hidden_size"});
+  with(replaced("\"hidden_size\": 16", "\"hidden_size\": \"big\""), weights);
+  fails({"config.json", "hidden_size"});
+  with(replaced("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 60000"), weights);
+  fails({"model", "60000 layers"});
+  with(replaced("\"model_type\": \"mamba\"", "\"model_type\": \"elephant\""), weights);
+  fails({"config.json", "model_type"});
+  fs::remove(directory_ / "model/model.safetensors");
+  Write("model/config.json", config);
+  fails({"model.safetensors"});
+}
+
+// ---- adder logits, eval, inspect, selection -----------------------------------------------------
+
+TEST_F(CliTest, LogitsAgreeWithTheGoldens) {
+  const fs::path goldens = ADDER_SOURCE_DIR "/../shared/goldens";
+  if (!fs::exists(goldens)) GTEST_SKIP() << "the reference folder " << goldens << " is absent";
+  for (const char* name : {"mamba-tied", "mamba-untied-bias"}) {
+    const SafetensorsFile golden = SafetensorsFile::Open(goldens / name / "golden.safetensors");
+    const Tensor ids = golden.Get("input_ids").Rows(0, 1).Clone();
+    const Tensor expected = golden.Get("logits").Rows(0, 1).Clone();
+    std::string tokens;
+    for (int64_t i = 0; i < ids.elements(); ++i) {
+      const int64_t id =
+          ids.dtype() == DType::kI64 ? ids.data<int64_t>()[i] : ids.data<int32_t>()[i];
+      if (i > 0) tokens += ',';
+      tokens += std::to_string(id);
+    }
+    Output({"logits", "--model", (goldens / name).string(), "--tokens", tokens, "--output", "out"});
+    const SafetensorsFile file = SafetensorsFile::Open(directory_ / "out");
+    const Tensor& actual = file.Get("logits");
+    ASSERT_EQ(actual.shape(), Shape({ids.elements(), expected.dim(2)}));
+    ASSERT_EQ(actual.dtype(), DType::kF32);
+    float largest = 0.0f;
+    float difference = 0.0f;
+    for (int64_t i = 0; i < actual.elements(); ++i) {
+      largest = std::max(largest, std::abs(expected.data<float>()[i]));
+      difference =
+          std::max(difference, std::abs(actual.data<float>()[i] - expected.data<float>()[i]));
+    }
+    EXPECT_LT(difference, 1e-4f * largest) << name;  // the goldens' own bound for f32
+  }
+}
+
+TEST_F(CliTest, LogitsRefusesTokensOutsideTheVocabulary) {
+  MakeModel();
+  for (const char* tokens : {"1,256", "-1", "1,4294967296"}) {
+    const Finished finished =
+        Run({"logits", "--model", "model", "--tokens=" + std::string(tokens), "--output", "out"});
+    EXPECT_NE(finished.exit_code, 0) << tokens;
+    EXPECT_THAT(finished.err, StartsWith("adder: "));
+    EXPECT_FALSE(fs::exists(directory_ / "out"));
+  }
+}
+
+TEST_F(CliTest, InspectShowsTheModel) {
+  MakeModel();
+  const JsonValue json = Json({"inspect", "model", "--json"});
+  EXPECT_EQ(Int(*json.Find("config"), "d_model"), 16);
+  EXPECT_EQ(Int(*json.Find("config"), "n_layer"), 2);
+  int64_t elements = 0;
+  for (const JsonValue& parameter : *json.Find("parameters")->AsArray()) {
+    elements += Int(parameter, "elements");
+    EXPECT_EQ(Int(parameter, "bytes"), 4 * Int(parameter, "elements"));
+  }
+  EXPECT_EQ(Int(json, "parameter_count"), elements);
+  // Per layer: a window of d_conv - 1 rows and d_state numbers for each of 32 channels, in f32.
+  EXPECT_EQ(Int(json, "state_bytes_per_sequence"), 2 * 32 * (3 + 4) * 4);
+  EXPECT_EQ(String(*json.Find("tokenizer"), "type"), "bytes");
+  EXPECT_EQ(String(json, "fingerprint").size(), 16u);
+
+  const std::string text = Output({"inspect", "model"});
+  EXPECT_THAT(text, HasSubstr("backbone.layers.*.mixer.A_log"));
+  EXPECT_THAT(Output({"inspect", "model", "--all"}), HasSubstr("backbone.layers.1.mixer.A_log"));
+}
+
+TEST_F(CliTest, SelectionDrawsAPicture) {
+  MakeModel();
+  EXPECT_EQ(Output({"selection", "--model", "model/", "--prompt", "A <b> & \"c\"\n", "--output",
+                    "out.svg"}),
+            "");
+  const std::string svg = Slurp(directory_ / "out.svg");
+  EXPECT_THAT(svg, StartsWith("<svg"));
+  EXPECT_THAT(svg, HasSubstr("What model keeps and forgets"));
+  ExpectFailure(2, {"--prompt"},
+                {"selection", "--model", "model", "--prompt", "", "--output", "o"});
+  ExpectFailure(
+      1, {"tokens"},
+      {"selection", "--model", "model", "--prompt", std::string(60000, 'x'), "--output", "o"});
+}
+
+}  // namespace
+}  // namespace adder
