@@ -15,6 +15,7 @@
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
 #include "adder/formats/safetensors.h"
+#include "adder/formats/state_file.h"
 #include "adder/models/small_mamba_test.h"
 
 namespace adder {
@@ -153,6 +154,26 @@ TEST_F(CheckpointTest, EveryFileDTypeLoadsForEveryComputeDType) {
       EXPECT_EQ(loaded->parameters()[0].value.dtype(), DType::kF32);
     }
   }
+}
+
+TEST_F(CheckpointTest, ASavedStateGoesOnInAnotherProcessesModelAsIfNeverSaved) {
+  const auto model = SmallModel(DType::kF32, TinyConfig());
+  const Tensor tokens = RandomTokens(40, 61, 4);
+  const SequenceLayout half = SequenceLayout::Single(20);
+  State state;
+  model->Forward(tokens.Rows(0, 20), half, &state);
+  SaveMamba(*model, directory_, DType::kF32);
+  WriteState(directory_ / "state", state);
+
+  const auto loaded = LoadMamba(directory_, DType::kF32);
+  State restored = ReadStateFor(directory_ / "state", loaded->InitialState(1));
+  EXPECT_TRUE(restored == state);
+  EXPECT_TRUE(SameBits(loaded->Forward(tokens.Rows(20, 20), half, &restored),
+                       model->Forward(tokens.Rows(20, 20), half, &state)));
+  EXPECT_TRUE(restored == state);
+
+  const auto other = SmallModel(DType::kF32);
+  EXPECT_THROW(ReadStateFor(directory_ / "state", other->InitialState(1)), Error);
 }
 
 TEST_F(CheckpointTest, ReadsShards) {
