@@ -290,7 +290,8 @@ std::string BuildHeader(const std::filesystem::path& path,
   }
   int64_t offset = 0;
   for (const size_t i : order) {
-    const auto& [name, tensor] = tensors[i];
+    const std::string& name = tensors[i].first;
+    const Tensor& tensor = tensors[i].second;
     const auto fail = [&](const char* problem) {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("{}: tensor {} {}", path.string(), Printable(name), problem));
