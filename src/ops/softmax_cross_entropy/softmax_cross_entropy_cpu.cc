@@ -39,7 +39,7 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
       SoftmaxCrossEntropyKernel(
           {.logits = logits.data<float>() + begin * vocab,
            .logits_stride = vocab,
-           .targets = targets.data<int32_t>() + row,
+           .targets = inputs.targets.data<int32_t>() + row,
            .loss = outputs.loss.data<float>() + row,
            .log_sum_exp = outputs.log_sum_exp ? outputs.log_sum_exp.data<float>() + row : nullptr,
            .rows = end - begin,
