@@ -5,10 +5,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "adder/core/error.h"
 #include "adder/formats/svg.h"
@@ -20,11 +21,13 @@ constexpr size_t kColumns = 96;  // tokens in one stretch
 constexpr double kCell = 13.0;   // width of a column
 constexpr double kMargin = 28.0;
 constexpr double kLayerLabels = 34.0;
+constexpr double kRowValues = 44.0;
 constexpr double kPanelLabels = 18.0;
+constexpr double kOverlap = 0.4;  // cells overlap a little: no hairlines between neighbours
 constexpr std::string_view kInk = "#24292f";
 constexpr std::string_view kFaint = "#6e7781";
 
-// A sequential scale through three colours.
+// A scale of colours: from low through the middle to high.
 struct Ramp {
   std::string low;
   std::string middle;
@@ -36,65 +39,74 @@ struct Ramp {
   }
 };
 
-// How values become colours.
-struct Scale {
+// What one heat map shows. Layers differ more from each other than their tokens do, so colours
+// compare a token with its own layer; the layer's own value is written beside its row.
+struct Map {
+  std::vector<double> typical;                // per layer, the geometric mean over the tokens
+  std::vector<std::vector<double>> relative;  // value / typical, per layer and token
+  double span = 1.0;                          // colours reach from 1 / span to span
   Ramp ramp;
-  double low;
-  double high;
-  bool logarithmic;
 
-  double Share(double value) const {
-    const double share =
-        logarithmic ? std::log(value / low) / std::log(high / low) : (value - low) / (high - low);
-    return std::isfinite(share) ? std::clamp(share, 0.0, 1.0) : 0.0;
+  std::string Color(size_t layer, size_t token) const {
+    return ramp.At(0.5 + 0.5 * std::log(relative[layer][token]) / std::log(span));
   }
-  // The value in the middle of the scale.
-  double Middle() const { return logarithmic ? std::sqrt(low * high) : 0.5 * (low + high); }
 };
 
-Scale MakeScale(const std::vector<std::vector<double>>& values, Ramp ramp, bool logarithmic) {
-  std::vector<double> all;
-  for (const auto& row : values) all.insert(all.end(), row.begin(), row.end());
-  std::sort(all.begin(), all.end());
-  const auto at = [&](double share) {
-    return all[static_cast<size_t>(share * static_cast<double>(all.size() - 1) + 0.5)];
-  };
-  Scale scale{std::move(ramp), at(0.02), at(0.98), logarithmic};
-  if (logarithmic) scale.low = std::max(scale.low, 1e-30);
-  // One value alone still needs a scale.
-  if (!(scale.high > scale.low * (1.0 + 1e-9))) scale.high = scale.low + std::max(1e-6, scale.low);
-  return scale;
+// values: positive, finite.
+Map MakeMap(std::vector<std::vector<double>> values, Ramp ramp) {
+  Map map;
+  map.ramp = std::move(ramp);
+  std::vector<double> distances;
+  for (std::vector<double>& row : values) {
+    double sum = 0.0;
+    for (const double value : row) sum += std::log(value);
+    map.typical.push_back(std::exp(sum / static_cast<double>(row.size())));
+    for (double& value : row) {
+      value /= map.typical.back();
+      distances.push_back(std::abs(std::log(value)));
+    }
+  }
+  map.relative = std::move(values);
+  const auto at = distances.begin() +
+                  static_cast<std::ptrdiff_t>(0.98 * static_cast<double>(distances.size() - 1));
+  std::nth_element(distances.begin(), at, distances.end());
+  map.span = std::exp(std::max(*at, 1e-3));
+  return map;
 }
 
 std::string Number(double value) {
   return value != 0.0 && value < 1e-3 ? fmt::format("{:.1e}", value) : fmt::format("{:.3g}", value);
 }
 
-// After how many such tokens half of the memory is left.
-std::string HalfLife(double decay) {
-  if (decay >= 1.0) return "for ever";
-  if (decay <= 0.0) return "0";
-  return fmt::format("{:.2g}", std::log(0.5) / std::log(decay));
+// After how many tokens of such a decay half of the memory is left.
+double HalfLife(double decay) {
+  return std::log(0.5) / std::log(std::clamp(decay, 1e-12, 1.0 - 1e-12));
+}
+
+std::vector<std::vector<double>> HalfLives(std::vector<std::vector<double>> decay) {
+  for (std::vector<double>& row : decay) {
+    for (double& value : row) value = HalfLife(value);
+  }
+  return decay;
 }
 
 void DrawLegend(Svg& svg, double x, double y, std::string_view title, std::string_view low,
-                std::string_view high, const Scale& scale) {
+                std::string_view high, const Map& map) {
   constexpr int kSteps = 48;
-  constexpr double kWidth = 240.0;
+  constexpr double kWidth = 250.0;
   svg.Text({x, y}, title, {.size = 13.0, .fill = std::string(kInk), .bold = true});
   for (int i = 0; i < kSteps; ++i) {
-    // A little wider than the step: no gaps between neighbours.
-    svg.Rectangle(x + kWidth * i / kSteps, y + 9.0, kWidth / kSteps + 0.5, 11.0,
-                  {.fill = scale.ramp.At((i + 0.5) / kSteps)});
+    svg.Rectangle(x + kWidth * i / kSteps, y + 9.0, kWidth / kSteps + kOverlap, 11.0,
+                  {.fill = map.ramp.At((i + 0.5) / kSteps)});
   }
   const SvgTextStyle small{.size = 10.5, .fill = std::string(kFaint)};
   SvgTextStyle middle = small;
   middle.anchor = SvgAnchor::kMiddle;
   SvgTextStyle end = small;
   end.anchor = SvgAnchor::kEnd;
-  svg.Text({x, y + 33.0}, Number(scale.low), small);
-  svg.Text({x + kWidth / 2, y + 33.0}, Number(scale.Middle()), middle);
-  svg.Text({x + kWidth, y + 33.0}, Number(scale.high), end);
+  svg.Text({x, y + 33.0}, fmt::format("× {:.3g}", 1.0 / map.span), small);
+  svg.Text({x + kWidth / 2, y + 33.0}, "its layer's mean", middle);
+  svg.Text({x + kWidth, y + 33.0}, fmt::format("× {:.3g}", map.span), end);
   svg.Text({x, y + 47.0}, low, small);
   svg.Text({x + kWidth, y + 47.0}, high, end);
 }
@@ -111,8 +123,8 @@ class Picture {
         row_height_(layers_ <= 12   ? 15.0
                     : layers_ <= 32 ? 9.0
                                     : 5.0),
-        step_(MakeScale(summary.step, {"#fff7ec", "#fc8d59", "#7f0000"}, /*logarithmic=*/true)),
-        decay_(MakeScale(summary.decay, {"#f7fcf0", "#4eb3d3", "#08306b"}, /*logarithmic=*/false)) {
+        step_(MakeMap(summary.step, {"#4575b4", "#f7f7f7", "#b2182b"})),
+        life_(MakeMap(HalfLives(summary.decay), {"#8c510a", "#f7f7f7", "#01665e"})) {
     size_t longest = 1;
     for (const std::string& label : labels) longest = std::max(longest, Characters(label));
     upright_ = longest > 2;
@@ -126,7 +138,7 @@ class Picture {
     const size_t stretches = (tokens_ + kColumns - 1) / kColumns;
     const double columns = static_cast<double>(std::min(tokens_, kColumns));
     constexpr double kHeader = 142.0;
-    const double width = std::max(2 * kMargin + kLayerLabels + kCell * columns, 640.0);
+    const double width = std::max(2 * kMargin + kLayerLabels + kCell * columns + kRowValues, 660.0);
     Svg svg(width, kHeader + stretch * static_cast<double>(stretches));
 
     svg.Text({kMargin, 38.0}, title_, {.size = 18.0, .fill = std::string(kInk), .bold = true});
@@ -136,17 +148,17 @@ class Picture {
              {.size = 12.0, .fill = std::string(kFaint)});
     DrawLegend(svg, kMargin + kLayerLabels, 86.0, "Step Δ", "passes it by", "writes it down",
                step_);
-    DrawLegend(svg, kMargin + kLayerLabels + 300.0, 86.0, "Decay exp(ΔA)", "forgets", "keeps",
-               decay_);
+    DrawLegend(svg, kMargin + kLayerLabels + 310.0, 86.0, "Half-life of the memory, from exp(ΔA)",
+               "forgets sooner", "keeps longer", life_);
     for (size_t i = 0; i < stretches; ++i) {
       const size_t begin = i * kColumns;
       const size_t end = std::min(tokens_, begin + kColumns);
       double y = kHeader + stretch * static_cast<double>(i);
-      DrawMap(svg, y + kPanelLabels, begin, end, "step", summary_.step, step_);
+      DrawMap(svg, y + kPanelLabels, begin, end, "step", "Δ", step_);
       y += kPanelLabels + map;
       DrawLabels(svg, y, begin, end);
       y += label_height_;
-      DrawMap(svg, y + kPanelLabels, begin, end, "decay", summary_.decay, decay_);
+      DrawMap(svg, y + kPanelLabels, begin, end, "memory", "tokens", life_);
     }
     return svg.ToString();
   }
@@ -163,26 +175,31 @@ class Picture {
   }
 
   void DrawMap(Svg& svg, double y, size_t begin, size_t end, std::string_view name,
-               const std::vector<std::vector<double>>& values, const Scale& scale) const {
-    const SvgTextStyle faint{.size = 10.0, .fill = std::string(kFaint), .anchor = SvgAnchor::kEnd};
+               std::string_view unit, const Map& map) const {
+    const SvgTextStyle faint{.size = 10.0, .fill = std::string(kFaint)};
+    SvgTextStyle right = faint;
+    right.anchor = SvgAnchor::kEnd;
     svg.Text({X(0), y - 5.0}, name, {.size = 11.0, .fill = std::string(kInk), .bold = true});
-    svg.Text({X(end - begin), y - 5.0}, fmt::format("tokens {} – {}", begin + 1, end), faint);
-    // As many layer numbers as fit without touching.
+    svg.Text({X(end - begin), y - 5.0}, fmt::format("tokens {} – {}", begin + 1, end), right);
+    svg.Text({X(end - begin) + 8.0, y - 5.0}, unit, faint);
+    // As many rows get their numbers as fit without touching.
     const auto every = static_cast<size_t>(std::ceil(11.0 / row_height_));
     for (size_t layer = 0; layer < layers_; ++layer) {
       const double top = y + row_height_ * static_cast<double>(layer);
       if (layer % every == 0) {
-        svg.Text({X(0) - 6.0, top + row_height_ / 2 + 3.5}, std::to_string(layer), faint);
+        const double baseline = top + row_height_ / 2 + 3.5;
+        svg.Text({X(0) - 6.0, baseline}, std::to_string(layer), right);
+        svg.Text({X(end - begin) + 8.0, baseline}, Number(map.typical[layer]), faint);
       }
       for (size_t token = begin; token < end; ++token) {
-        const double step = summary_.step[layer][token];
         const double decay = summary_.decay[layer][token];
-        svg.Rectangle(
-            X(token - begin), top, kCell, row_height_,
-            {.fill = scale.ramp.At(scale.Share(values[layer][token])),
-             .tooltip = fmt::format(
-                 "layer {}, token {} {}: step {}, decay {} (half-life {} tokens)", layer, token + 1,
-                 labels_[token], Number(step), Number(decay), HalfLife(decay))});
+        svg.Rectangle(X(token - begin), top, kCell + (token + 1 < end ? kOverlap : 0.0),
+                      row_height_ + (layer + 1 < layers_ ? kOverlap : 0.0),
+                      {.fill = map.Color(layer, token),
+                       .tooltip = fmt::format(
+                           "layer {}, token {} {}: step {}, decay {} (half-life {:.2g} tokens)",
+                           layer, token + 1, labels_[token], Number(summary_.step[layer][token]),
+                           Number(decay), HalfLife(decay))});
       }
     }
     svg.Rectangle(X(0), y, X(end - begin) - X(0), row_height_ * static_cast<double>(layers_),
@@ -210,8 +227,8 @@ class Picture {
   size_t layers_;
   size_t tokens_;
   double row_height_;
-  Scale step_;
-  Scale decay_;
+  Map step_;
+  Map life_;
   bool upright_ = false;
   double label_height_ = 0.0;
 };
@@ -302,11 +319,18 @@ std::string DrawSelection(const SelectionSummary& summary, const std::vector<std
   for (const auto* values : {&summary.step, &summary.decay}) {
     for (const auto& row : *values) agree = agree && row.size() == labels.size();
   }
+  for (const auto& row : summary.step) {
+    for (const double step : row) agree = agree && step > 0.0 && std::isfinite(step);
+  }
+  for (const auto& row : summary.decay) {
+    for (const double decay : row) agree = agree && decay >= 0.0 && decay <= 1.0 + 1e-6;
+  }
   if (!agree) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("a picture of {} tokens needs a step and a decay for each in every "
-                            "layer, and at least one token and layer",
-                            labels.size()));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("a picture of {} tokens needs a positive step and a decay of 0 to 1 for "
+                    "each in every layer, and at least one token and layer",
+                    labels.size()));
   }
   return Picture(summary, labels, title).Draw();
 }

@@ -2,6 +2,8 @@
 // memory, and how much of the older memory it keeps.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,9 +28,11 @@ SelectionSummary SummarizeSelection(const SelectionTrace& trace);
 // Bytes that are no text are shown in hexadecimal.
 std::vector<std::string> TokenLabels(const Tokenizer& tokenizer, std::span<const int32_t> tokens);
 
-// The picture as SVG: two heat maps, step above decay, a row per layer and a column per token,
-// wrapped like lines of text; colours span the 2nd to the 98th percentile. Throws kInvalidArgument
-// when labels and summary disagree or there is nothing to show.
+// The picture as SVG: two heat maps, the step above the half-life of the memory that the decay
+// leaves, a row per layer and a column per token, wrapped like lines of text. Colours compare each
+// token with its layer's geometric mean, which is written beside the row; every cell tells its own
+// numbers under the pointer. Throws kInvalidArgument when labels and summary disagree, there is
+// nothing to show, or a number is no step or decay.
 std::string DrawSelection(const SelectionSummary& summary, const std::vector<std::string>& labels,
                           std::string_view title);
 
