@@ -27,8 +27,8 @@ struct BFloat16 {
   explicit BFloat16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
-    bits = static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u
-                                        : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    bits =
+        static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
   explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };

@@ -56,16 +56,16 @@ State State::Select(std::span<const int64_t> sequences) const {
   selected.fingerprint_ = fingerprint_;
   for (const int64_t s : sequences) {
     if (s < 0 || s >= this->sequences()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "sequence " + std::to_string(s) + " of a state that holds " +
-                      std::to_string(this->sequences()));
+      throw Error(ErrorCode::kInvalidArgument, "sequence " + std::to_string(s) +
+                                                   " of a state that holds " +
+                                                   std::to_string(this->sequences()));
     }
     selected.positions_.push_back(positions_[static_cast<size_t>(s)]);
   }
   for (const Entry& entry : entries_) {
     const Tensor& from = entry.value;
-    const Tensor to = Tensor::Empty(WithSequences(from.shape(), selected.sequences()),
-                                    from.dtype(), from.device());
+    const Tensor to = Tensor::Empty(WithSequences(from.shape(), selected.sequences()), from.dtype(),
+                                    from.device());
     for (size_t i = 0; i < sequences.size(); ++i) {
       to.Rows(static_cast<int64_t>(i), 1).CopyFrom(from.Rows(sequences[i], 1));
     }

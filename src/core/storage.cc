@@ -28,8 +28,7 @@ constexpr bool kCacheBlocks = true;
 // rows of two packed batches) share blocks and at most an eighth is wasted.
 int64_t SizeClass(int64_t bytes) {
   if (bytes < kCachedBlockMinimum) return bytes;
-  const int64_t step =
-      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8;
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8;
   return (bytes + step - 1) / step * step;
 }
 

@@ -83,8 +83,7 @@ Tensor Tensor::Wrap(void* data, const Shape& shape, DType dtype,
 
 Tensor Tensor::FromBytes(const Shape& shape, DType dtype, const void* values, int64_t count) {
   if (count != shape.elements()) {
-    Invalid(std::to_string(count) + " values were given for a tensor of shape " +
-            shape.ToString());
+    Invalid(std::to_string(count) + " values were given for a tensor of shape " + shape.ToString());
   }
   Tensor tensor = Empty(shape, dtype);
   if (count > 0) std::memcpy(tensor.data_, values, static_cast<size_t>(tensor.bytes()));
@@ -109,8 +108,8 @@ void Tensor::CheckDType(DType expected) const {
 
 Tensor Tensor::Slice(int axis, int64_t begin, int64_t count) const {
   if (axis < 0 || axis >= rank() || begin < 0 || count < 0 || begin > dim(axis) - count) {
-    Invalid("slice [" + std::to_string(begin) + ", +" + std::to_string(count) +
-            ") of dimension " + std::to_string(axis) + " is outside " + ToString());
+    Invalid("slice [" + std::to_string(begin) + ", +" + std::to_string(count) + ") of dimension " +
+            std::to_string(axis) + " is outside " + ToString());
   }
   Tensor view = *this;
   std::array<int64_t, kMaxRank> dims = {};

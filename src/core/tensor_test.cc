@@ -46,8 +46,7 @@ TEST(TensorTest, ErrorsNameWhatWasExpected) {
 
 TEST(TensorTest, SizesPastThirtyTwoBitsAreExact) {
   std::byte byte{};
-  const Tensor tensor =
-      Tensor::Wrap(&byte, {int64_t{1} << 20, int64_t{1} << 14}, DType::kF32);
+  const Tensor tensor = Tensor::Wrap(&byte, {int64_t{1} << 20, int64_t{1} << 14}, DType::kF32);
   EXPECT_EQ(tensor.elements(), int64_t{1} << 34);
   const Tensor view = tensor.Rows((int64_t{1} << 20) - 1, 1);
   EXPECT_EQ(static_cast<std::byte*>(view.raw()) - &byte,
