@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -318,9 +319,17 @@ void AddGenerateCommand(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->type_name("N")
       ->capture_default_str();
+  // The words as they were given: CLI11's own vectors would read {} as an empty one.
   command
-      ->add_option("--stop", generation.stop,
-                   "Text that ends the output and is not printed; may be given many times")
+      ->add_option(
+          "--stop",
+          [options](const std::vector<std::string>& words) {
+            options->generation.stop = words;
+            return true;
+          },
+          "Text that ends the output and is not printed; may be given many times")
+      ->expected(1, std::numeric_limits<int>::max())
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->allow_extra_args(false)
       ->type_name("TEXT");
   command
