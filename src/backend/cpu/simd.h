@@ -414,8 +414,18 @@ ADDER_SIMD float ReduceMax(F32 v) {
 }
 
 // ---- Exponentials -------------------------------------------------------------------------------
-// p · 2^n for p in [0.7, 1.42] and an integral n in [-300, 300], or NaN where p is. Too large gives
-// infinity; below the smallest normal it is 0 or gradual.
+// Powers of two past ±300 are as good as infinite, but would not fit the exponent's bits. AVX-512's
+// own scaling takes any, even where p is NaN because n is infinite.
+ADDER_SIMD F32 LimitPower(F32 x) {
+#if defined(__AVX512F__)
+  return x;
+#else
+  return Max(Set(-200.0f), Min(Set(200.0f), x));  // in this order NaN stays NaN
+#endif
+}
+
+// p · 2^n for p in [0.7, 1.42] and an integral n, or NaN where p is. Too large gives infinity;
+// below the smallest normal it is 0 or gradual.
 ADDER_SIMD F32 ScaleByPowerOfTwo(F32 p, F32 n) {
 #if defined(__AVX512F__)
   return (F32)_mm512_scalef_ps((__m512)p, (__m512)n);
@@ -431,8 +441,8 @@ ADDER_SIMD F32 ScaleByPowerOfTwo(F32 p, F32 n) {
 
 // e^x, 1.25 ulp (1 with fused instructions).
 ADDER_SIMD F32 Exp(F32 x) {
-  // Past the ends, where the result is 0 or infinity anyway. The order lets a NaN through.
-  x = Max(Set(-110.0f), Min(Set(90.0f), x));
+  // Far below, where the result is 0 anyway, the remainder would no longer be small.
+  x = LimitPower(Max(Set(-110.0f), x));
   const F32 n = Round(x * 1.44269504f);
   F32 r = NegMulAdd(n, Set(0x1.62e4p-1f), x);  // ln 2, upper bits: n times it is exact
   r = NegMulAdd(n, Set(0x1.7f7d1cp-20f), r);   // ln 2, the rest
@@ -448,7 +458,7 @@ ADDER_SIMD F32 Exp(F32 x) {
 // 2^x, 1.25 ulp (1 with fused instructions). For a caller that can fold log₂ e into a factor of x
 // this is the faster e^x.
 ADDER_SIMD F32 Exp2(F32 x) {
-  x = Max(Set(-200.0f), Min(Set(200.0f), x));
+  x = LimitPower(x);
   const F32 n = Round(x);
   const F32 r = x - n;
   F32 p = MulAdd(r, Set(0x1.41fbbep-13f), Set(0x1.5f3e54p-10f));
@@ -504,11 +514,25 @@ ADDER_SIMD F32 Log1p(F32 x) {
 }
 
 // ---- Activations --------------------------------------------------------------------------------
-// log(1 + e^x), 2 ulp, without overflow for large and without cancellation for small x.
+// log(1 + e) / e for e in [0, 1]: a polynomial, with no logarithm's range to reduce.
+ADDER_SIMD F32 LogOnePlusRatio(F32 e) {
+  F32 p = MulAdd(e, Set(0x1.0a1b9ap-9f), Set(-0x1.b75684p-7f));
+  p = MulAdd(e, p, Set(0x1.53ca24p-5f));
+  p = MulAdd(e, p, Set(-0x1.51ae70p-4f));
+  p = MulAdd(e, p, Set(0x1.fca8bcp-4f));
+  p = MulAdd(e, p, Set(-0x1.49d834p-3f));
+  p = MulAdd(e, p, Set(0x1.975ccep-3f));
+  p = MulAdd(e, p, Set(-0x1.ffbd44p-3f));
+  p = MulAdd(e, p, Set(0x1.55534ep-2f));
+  p = MulAdd(e, p, Set(-0x1.fffff4p-2f));
+  return MulAdd(e, p, Set(1.0f));
+}
+
+// log(1 + e^x), 2.25 ulp (2 with fused instructions), without overflow for large and without
+// cancellation for small x.
 ADDER_SIMD F32 Softplus(F32 x) {
   const F32 e = Exp(-Abs(x));
-  const F32 u = 1.0f + e;
-  return Max(Zero(), x) + LogOfSum(u, e - (u - 1.0f));
+  return MulAdd(e, LogOnePlusRatio(e), Max(Zero(), x));
 }
 
 struct ValueAndSlope {
@@ -517,8 +541,8 @@ struct ValueAndSlope {
 // Softplus and its derivative, the sigmoid, for little more than the former.
 ADDER_SIMD ValueAndSlope SoftplusWithSlope(F32 x) {
   const F32 e = Exp(-Abs(x));
-  const F32 u = 1.0f + e;
-  return {Max(Zero(), x) + LogOfSum(u, e - (u - 1.0f)), Select(x < Zero(), e, Set(1.0f)) / u};
+  return {MulAdd(e, LogOnePlusRatio(e), Max(Zero(), x)),
+          Select(x < Zero(), e, Set(1.0f)) / (1.0f + e)};
 }
 
 // 1 / (1 + e^-x), 2.5 ulp.

@@ -48,8 +48,8 @@ Shape StateShape(const Case& c, int64_t count) {
 
 // A stable model: Re A < 0, of several magnitudes.
 Tensor RandomA(Random& random, const Case& c) {
-  const Tensor A = c.is_complex ? RandomNormal(random, {c.channels, c.states, 2}, 0, 2)
-                                : RandomNormal(random, {c.channels, c.states}, 0, 1);
+  const Tensor A = c.is_complex ? RandomNormal(random, {c.channels, c.states, 2})
+                                : RandomNormal(random, {c.channels, c.states});
   for (int64_t i = 0; i < A.elements(); i += c.is_complex ? 2 : 1) {
     A.data<double>()[i] = -std::exp(A.data<double>()[i]);
   }
