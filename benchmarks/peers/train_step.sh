@@ -34,11 +34,12 @@ for peer in "${peers[@]}"; do
   after=$(run_adder)
   awk -v peer="$peer" -v rate="$(field tokens_per_s <<< "$measured")" \
     -v seconds="$(field seconds_per_step <<< "$measured")" \
-    -v before="$(field tokens_per_s <<< "$before")" -v after="$(field tokens_per_s <<< "$after")" \
+    -v before="$(field ms_per_step <<< "$before")" -v after="$(field ms_per_step <<< "$after")" \
+    -v length=1024 \
     'BEGIN {
-       slower = before < after ? before : after
-       printf "%-22s %10.1f %10.0f %11.1fx\n", peer, rate, 1000 * seconds, slower / rate
-       printf "%-22s %10.1f %10.0f\n", "adder, around it", slower, 1024000 / slower
+       slower = before > after ? before : after
+       printf "%-22s %10.1f %10.0f %11.1fx\n", peer, rate, 1000 * seconds, 1000 * seconds / slower
+       printf "%-22s %10.1f %10.0f\n", "adder, around it", 1000 * length / slower, slower
      }'
   before=$after
 done

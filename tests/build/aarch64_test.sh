@@ -22,14 +22,13 @@ cd "$root"
 
 # Headers of the packages do not depend on the architecture; those of the C library do, and the
 # cross compiler's own come first. Libraries that would have to be linked are taken as headers.
-flags="-std=c++20 -O2 -fopenmp -ffp-contract=fast -Wall -Wextra -Wshadow -Werror -Wno-psabi
+flags="-std=c++20 -O1 -fopenmp -ffp-contract=fast -Wall -Wextra -Wshadow -Werror -Wno-psabi
   -Iinclude -I. -idirafter /usr/include -DFMT_HEADER_ONLY -DXXH_INLINE_ALL
   -DADDER_SOURCE_DIR=\"$root\" -DADDER_BINARY_DIR=\"$out\" -DADDER_ISA=portable
   -DADDER_VERSION=\"aarch64\""
 mapfile -t library < <(find src -name '*.cc' ! -path 'src/cli/*' ! -name '*_test.cc' \
   ! -name '*_bench.cc' ! -name '*_fuzz.cc' | sort)
-mapfile -t tests < <(find src/core src/backend/cpu src/ops -name '*_test.cc' \
-  ! -path 'src/ops/linear/*' ! -path 'src/ops/softmax_cross_entropy/*' | sort)
+mapfile -t tests < <(find src/core src/backend/cpu src/ops -name '*_test.cc' | sort)
 
 # What Boost.JSON and GoogleTest would bring as libraries.
 echo '#include <boost/json/src.hpp>' > "$out/boost_json.cc"
@@ -59,10 +58,24 @@ for source in "${library[@]}" "$out/boost_json.cc"; do
 done
 rm -f "$out/libadder.a"
 aarch64-linux-gnu-ar rcs "$out/libadder.a" "${objects[@]}"
+ran=0
 for source in "${tests[@]}"; do
   name=$(basename "$source" .cc)
-  $cxx -fopenmp "$out/$(tr / _ <<< "$source").o" "$out/googletest.cc.o" "$out/libadder.a" \
-    -o "$out/$name"
+  if ! $cxx -fopenmp "$out/$(tr / _ <<< "$source").o" "$out/googletest.cc.o" "$out/libadder.a" \
+    -o "$out/$name" 2> "$out/link.log"; then
+    # oneDNN's functions may be missing, nothing else.
+    if grep 'undefined reference to' "$out/link.log" | grep -qv '`dnnl_' ||
+      ! grep -q 'undefined reference to `dnnl_' "$out/link.log"; then
+      cat "$out/link.log"
+      exit 1
+    fi
+    echo "$name: compiled, not run, since it multiplies matrices"
+    continue
+  fi
   echo "$name:"
-  OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $emulator -L /usr/aarch64-linux-gnu "$out/$name" --gtest_brief=1
+  OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $emulator -L /usr/aarch64-linux-gnu "$out/$name" \
+    --gtest_brief=1
+  ran=$((ran + 1))
 done
+echo "$ran of ${#tests[@]} tests ran"
+[[ $ran -gt 0 ]]
