@@ -15,7 +15,7 @@ held_out=data/moby-dick/held-out.txt
 trap 'exit 130' INT TERM
 
 if [[ -e $run/config.toml ]]; then
-  "$adder" train --config "$config" --run "$run" --resume
+  "$adder" train --resume "$run"
 else
   "$adder" train --config "$config" --run "$run"
 fi
