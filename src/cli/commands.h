@@ -2,7 +2,8 @@
 // the app; the callback does the work and throws what goes wrong: main.cc prints it as one line and
 // turns it into the exit code.
 //
-// Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 130 interrupted (kCancelled).
+// Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 130 interrupted, 143 terminated
+// (kCancelled).
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -30,5 +31,7 @@ class UsageError : public Error {
 // From this call on SIGINT and SIGTERM do not end the process but set the flag returned, for jobs
 // that can stop cleanly. A second signal ends the process as usual.
 const std::atomic<bool>& CatchInterrupts();
+// The signal that set the flag, or 0.
+int InterruptSignal();
 
 }  // namespace adder

@@ -8,13 +8,18 @@ namespace {
 
 // A signal handler can reach nothing but an object of static life.
 std::atomic<bool> interrupted = false;
+// Which signal it was.
+volatile std::sig_atomic_t signal_number = 0;
 static_assert(std::atomic<bool>::is_always_lock_free);
 
 }  // namespace
 
 const std::atomic<bool>& CatchInterrupts() {
   struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted.store(true); };
+  action.sa_handler = [](int number) {
+    signal_number = number;
+    interrupted.store(true);
+  };
   sigemptyset(&action.sa_mask);
   // No SA_RESTART: a read that waits for the user's input returns.
   action.sa_flags = static_cast<int>(SA_RESETHAND);
@@ -22,5 +27,7 @@ const std::atomic<bool>& CatchInterrupts() {
   sigaction(SIGTERM, &action, nullptr);
   return interrupted;
 }
+
+int InterruptSignal() { return signal_number; }
 
 }  // namespace adder

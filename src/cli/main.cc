@@ -1,6 +1,7 @@
 // The adder program: subcommands, the options they share, and errors as one line and an exit code.
 #include <fmt/core.h>
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -15,7 +16,7 @@
 namespace adder {
 namespace {
 
-enum ExitCode { kDone = 0, kFailed = 1, kUsage = 2, kInterrupted = 130 };
+enum ExitCode { kDone = 0, kFailed = 1, kUsage = 2 };
 
 // "adder: MESSAGE", on one line whatever a file name or a file's content brought into the message.
 void PrintError(std::string_view message) {
@@ -30,6 +31,7 @@ void PrintError(std::string_view message) {
 
 void AddCommands(CLI::App& app) {
   // One line a command, in the order of the help.
+  AddTrainCommand(app);
   AddGenerateCommand(app);
   AddInspectCommand(app);
   AddLogitsCommand(app);
@@ -43,7 +45,8 @@ int Main(int argc, char** argv) {
   app.set_help_flag("-h,--help", "Print this help");
   app.footer(
       "`adder COMMAND --help` explains a command. --threads goes before or after the command.\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.");
+      "Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted, "
+      "143 terminated.");
   app.fallthrough();
   // Not CLI11's own check for none: it would hide what was wrong with a mistyped command.
   app.require_subcommand(0, 1);
@@ -68,7 +71,9 @@ int Main(int argc, char** argv) {
     return kUsage;
   } catch (const Error& error) {
     PrintError(error.what());
-    return error.code() == ErrorCode::kCancelled ? kInterrupted : kFailed;
+    if (error.code() != ErrorCode::kCancelled) return kFailed;
+    // As a shell reports a process that the signal ended.
+    return 128 + (InterruptSignal() != 0 ? InterruptSignal() : SIGINT);
   } catch (const std::bad_alloc&) {
     PrintError("out of memory");
     return kFailed;

@@ -16,7 +16,7 @@
 namespace adder {
 namespace {
 
-// Philox streams of the run's seed; the parameters' own are numbered from 0.
+// Philox streams of the run's seed, beside the parameters' own (hashes of their names).
 constexpr uint64_t kWindowStream = uint64_t{1} << 40;
 constexpr uint64_t kOrderStream = uint64_t{2} << 40;
 constexpr uint64_t kRotationStream = uint64_t{3} << 40;

@@ -1,0 +1,135 @@
+// Metrics as JSON lines and as a chart.
+#include "adder/train/metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+
+#include "adder/core/error.h"
+#include "adder/formats/file.h"
+#include "adder/formats/json.h"
+#include "adder/formats/line_chart.h"
+
+namespace adder {
+namespace {
+
+std::optional<Metrics> ParseLine(std::string_view line) {
+  try {
+    const JsonObject object = JsonObject::Parse(line, "metrics");
+    if (object.Has("valid_bits_per_byte")) {
+      EvaluationMetrics metrics;
+      metrics.step = object.Int("step");
+      metrics.bytes = object.Int("valid_bytes");
+      metrics.bits_per_byte = object.Double("valid_bits_per_byte");
+      metrics.elapsed = object.Double("elapsed");
+      return metrics;
+    }
+    StepMetrics metrics;
+    metrics.step = object.Int("step");
+    metrics.tokens = object.Int("tokens");
+    metrics.loss = object.Double("loss");
+    metrics.bits_per_byte = object.Double("bits_per_byte");
+    metrics.lr = object.Double("lr");
+    metrics.gradient_norm = object.Double("gradient_norm");
+    metrics.tokens_per_second = object.Double("tokens_per_second");
+    metrics.elapsed = object.Double("elapsed");
+    return metrics;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+int64_t StepOf(const Metrics& metrics) {
+  return std::visit([](const auto& m) { return m.step; }, metrics);
+}
+
+// The running mean of the last values, over a window that grows with the run.
+std::vector<SvgPoint> Smooth(const std::vector<SvgPoint>& points) {
+  const size_t window = std::max<size_t>(1, points.size() / 50);
+  std::vector<SvgPoint> smooth;
+  double sum = 0.0;
+  for (size_t i = 0; i < points.size(); ++i) {
+    sum += points[i].y;
+    if (i >= window) sum -= points[i - window].y;
+    smooth.push_back({points[i].x, sum / static_cast<double>(std::min(window, i + 1))});
+  }
+  return smooth;
+}
+
+}  // namespace
+
+std::string ToJsonLine(const StepMetrics& metrics) {
+  return fmt::format(
+      "{{\"step\":{},\"tokens\":{},\"loss\":{},\"bits_per_byte\":{},\"lr\":{},"
+      "\"gradient_norm\":{},\"tokens_per_second\":{:.1f},\"elapsed\":{:.3f}}}\n",
+      metrics.step, metrics.tokens, metrics.loss, metrics.bits_per_byte, metrics.lr,
+      metrics.gradient_norm, metrics.tokens_per_second, metrics.elapsed);
+}
+
+std::string ToJsonLine(const EvaluationMetrics& metrics) {
+  return fmt::format(
+      "{{\"step\":{},\"valid_bytes\":{},\"valid_bits_per_byte\":{},\"elapsed\":{:.3f}}}\n",
+      metrics.step, metrics.bytes, metrics.bits_per_byte, metrics.elapsed);
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, int64_t last_step) {
+  uint64_t keep = 0;
+  if (std::filesystem::exists(path)) {
+    const auto file = MappedFile::Open(path);
+    std::string_view rest = file->text();
+    for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
+      const auto metrics = ParseLine(rest.substr(0, end));
+      if (!metrics || StepOf(*metrics) > last_step) break;
+      history_.push_back(*metrics);
+      keep += end + 1;
+      rest.remove_prefix(end + 1);
+    }
+  }
+  file_ = std::make_unique<AppendFile>(path, keep);
+}
+
+void MetricsFile::Write(const Metrics& metrics) {
+  file_->Append(std::visit([](const auto& m) { return ToJsonLine(m); }, metrics));
+  history_.push_back(metrics);
+}
+
+std::string RenderLossCurve(const std::vector<Metrics>& history, const std::string& title) {
+  std::vector<SvgPoint> training;
+  std::vector<SvgPoint> validation;
+  double tokens = 0.0;
+  for (const Metrics& metrics : history) {
+    if (const auto* step = std::get_if<StepMetrics>(&metrics)) {
+      tokens = static_cast<double>(step->tokens);
+      training.push_back({tokens, step->bits_per_byte});
+    } else {
+      validation.push_back({tokens, std::get<EvaluationMetrics>(metrics).bits_per_byte});
+    }
+  }
+  LineChart chart;
+  chart.title = title;
+  chart.x_label = "bytes read";
+  chart.y_label = "bits per byte";
+  // Most is learned early: a linear axis would spend its height on the first steps.
+  chart.log_y = true;
+  LineChartSeries every_step;
+  every_step.points = training;
+  every_step.color = "#2563eb";
+  every_step.faint = true;
+  LineChartSeries mean;
+  mean.name = "training";
+  mean.points = Smooth(training);
+  mean.color = "#2563eb";
+  LineChartSeries valid;
+  valid.name = validation.empty() ? "" : fmt::format("validation ({:.3f})", validation.back().y);
+  valid.points = validation;
+  valid.color = "#ea580c";
+  valid.markers = validation.size() <= 40;
+  chart.series = {every_step, mean, valid};
+  return RenderLineChart(chart);
+}
+
+}  // namespace adder

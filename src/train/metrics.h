@@ -1,0 +1,60 @@
+// The numbers of a run, one JSON object a line (metrics.jsonl).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "adder/formats/append_file.h"
+
+namespace adder {
+
+struct StepMetrics {
+  int64_t step = 0;            // 1 after the first
+  int64_t tokens = 0;          // bytes read so far
+  double loss = 0.0;           // nats per byte
+  double bits_per_byte = 0.0;  // loss / ln 2
+  double lr = 0.0;
+  double gradient_norm = 0.0;  // before clipping
+  double tokens_per_second = 0.0;
+  double elapsed = 0.0;  // seconds of training, all parts of a resumed run together
+};
+
+struct EvaluationMetrics {
+  int64_t step = 0;
+  int64_t bytes = 0;  // of the validation text read
+  double bits_per_byte = 0.0;
+  double elapsed = 0.0;
+};
+
+// {"step":…,"tokens":…,"loss":…, …} and {"step":…,"valid_bytes":…,"valid_bits_per_byte":…, …},
+// numbers with the fewest digits that read back the same.
+std::string ToJsonLine(const StepMetrics& metrics);
+std::string ToJsonLine(const EvaluationMetrics& metrics);
+
+using Metrics = std::variant<StepMetrics, EvaluationMetrics>;
+
+class MetricsFile {
+ public:
+  // Opens or creates the file. Lines after step `last_step`, and a line cut short by a crash, are
+  // cut off: a run that goes on from a checkpoint writes them again. What stays is in history().
+  // Throws kIo.
+  MetricsFile(const std::filesystem::path& path, int64_t last_step);
+
+  // Throws kIo.
+  void Write(const Metrics& metrics);
+
+  const std::vector<Metrics>& history() const { return history_; }
+
+ private:
+  std::vector<Metrics> history_;
+  std::unique_ptr<AppendFile> file_;
+};
+
+// The curves of training and validation in bits per byte over bytes read, as SVG.
+std::string RenderLossCurve(const std::vector<Metrics>& history, const std::string& title);
+
+}  // namespace adder

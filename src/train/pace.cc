@@ -1,0 +1,102 @@
+// Estimating the number of steps that fit into the time left.
+#include "adder/train/pace.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+namespace adder {
+namespace {
+
+// Shares of the time after which the estimate is renewed: densely at the end, so that the run ends
+// on time, and at the beginning, where the first steps say little.
+constexpr std::array<double, 16> kMarks = {0.02, 0.05, 0.1, 0.2,  0.3,  0.4,  0.5,  0.6,
+                                           0.7,  0.8,  0.9, 0.94, 0.96, 0.98, 0.99, 1.0};
+
+// The first step prepares kernels and is slower than all others; the first estimate is made after
+// one step more.
+constexpr int64_t kFirstDecisionStep = 2;
+
+}  // namespace
+
+Pace Pace::Steps(int64_t steps) {
+  Pace pace;
+  pace.decisions_ = {{0, 0.0, steps, 0.0}};
+  return pace;
+}
+
+Pace Pace::Seconds(double seconds, std::vector<PaceDecision> recorded) {
+  Pace pace;
+  pace.seconds_ = seconds;
+  pace.decisions_ = std::move(recorded);
+  return pace;
+}
+
+const PaceDecision* Pace::Active(int64_t step) const {
+  const auto next =
+      std::upper_bound(decisions_.begin(), decisions_.end(), step,
+                       [](int64_t s, const PaceDecision& decision) { return s < decision.step; });
+  return next == decisions_.begin() ? nullptr : &*std::prev(next);
+}
+
+const PaceDecision* Pace::Observe(int64_t step, double elapsed) {
+  if (seconds_ <= 0.0) return nullptr;
+  if (!decisions_.empty() && decisions_.back().step >= step) return nullptr;  // follow the record
+  const bool first = decisions_.empty();
+  if (observed_step_ < 0 || step == 1) {
+    observed_step_ = step;
+    observed_elapsed_ = elapsed;
+  }
+  if (first) {
+    if (step < kFirstDecisionStep || step == observed_step_) return nullptr;
+  } else {
+    const auto* mark =
+        std::upper_bound(kMarks.begin(), kMarks.end(), decisions_.back().elapsed / seconds_);
+    if (mark == kMarks.end() || elapsed < *mark * seconds_ || Done(step)) return nullptr;
+  }
+  // Seconds per step since the decision before the last: recent, but long enough not to be noise.
+  int64_t since_step = observed_step_;
+  double since_elapsed = observed_elapsed_;
+  if (!first) {
+    const PaceDecision& since =
+        decisions_[decisions_.size() - std::min<size_t>(2, decisions_.size())];
+    since_step = since.step;
+    since_elapsed = since.elapsed;
+  }
+  const double seconds_per_step =
+      std::max(1e-9, elapsed - since_elapsed) / static_cast<double>(step - since_step);
+  const double fitting = std::clamp((seconds_ - elapsed) / seconds_per_step, 1.0, 1e15);
+  decisions_.push_back({step, At(step).begin, std::llround(fitting), elapsed});
+  return &decisions_.back();
+}
+
+const PaceDecision* Pace::End(int64_t step, double elapsed) {
+  if (seconds_ <= 0.0 || decisions_.back().step >= step) return nullptr;
+  decisions_.push_back({step, 1.0, 0, elapsed});
+  return &decisions_.back();
+}
+
+bool Pace::Done(int64_t step) const {
+  const PaceDecision* active = Active(step);
+  return active != nullptr && step >= active->step + active->steps_left;
+}
+
+StepSpan Pace::At(int64_t step) const {
+  const auto share = [&](int64_t at) {
+    const PaceDecision* active = Active(step);
+    if (active == nullptr) return 0.0;
+    const double done =
+        static_cast<double>(at - active->step) / static_cast<double>(active->steps_left);
+    return active->share + (1.0 - active->share) * std::min(1.0, done);
+  };
+  // A step at which a decision takes over begins where the one before had come: its share.
+  return {share(step), share(step + 1)};
+}
+
+int64_t Pace::TotalSteps(int64_t step) const {
+  const PaceDecision* active = Active(step);
+  return active == nullptr ? 0 : active->step + active->steps_left;
+}
+
+}  // namespace adder

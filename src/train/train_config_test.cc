@@ -1,0 +1,154 @@
+// Configs: values arrive, mistakes are named with their place, what is written reads back.
+#include "adder/train/train_config.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adder/core/error.h"
+#include "adder/formats/file.h"
+
+namespace adder {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr std::string_view kLeast = "[data]\ntrain = \"a.txt\"\n[train]\nsteps = 5\n";
+
+std::string MessageOf(const std::string& toml, const std::vector<std::string>& overrides = {}) {
+  try {
+    ParseTrainConfig(toml, "run.toml", overrides);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(TrainConfigTest, ReadsEveryKindOfValue) {
+  const TrainConfig config = ParseTrainConfig(R"(
+[model]
+d_model = 128
+use_bias = true
+norm_eps = 1e-6
+[data]
+train = ["a.txt", "b/*.txt"]
+packing = "documents"
+separator = "\n\n"
+[train]
+tokens = 1e9
+dtype = "bf16"
+[schedule]
+kind = "wsd"
+warmup = 100
+)",
+                                              "run.toml");
+  EXPECT_EQ(config.model.dimensions.d_model, 128);
+  EXPECT_EQ(config.model.dimensions.vocab_size, 256);
+  EXPECT_TRUE(config.model.dimensions.use_bias);
+  EXPECT_EQ(config.model.dimensions.norm_eps, 1e-6);
+  EXPECT_THAT(config.data.train, ElementsAre("a.txt", "b/*.txt"));
+  EXPECT_EQ(config.data.packing, Packing::kDocuments);
+  EXPECT_EQ(config.data.separator, "\n\n");
+  EXPECT_EQ(config.train.tokens, 1'000'000'000);
+  EXPECT_EQ(config.train.dtype, DType::kBF16);
+  EXPECT_EQ(config.schedule.kind, ScheduleKind::kWsd);
+  EXPECT_EQ(config.schedule.warmup, 100.0);
+}
+
+TEST(TrainConfigTest, MistakesAreNamedWithTheirPlace) {
+  const std::string least(kLeast);
+  EXPECT_EQ(MessageOf(least + "batch = 0\n"),
+            "run.toml:5: train.batch is 0, expected a whole number from 1 to 1048576");
+  EXPECT_EQ(MessageOf(least + "batch = 1.5\n"),
+            "run.toml:5: train.batch is 1.5, expected a whole number from 1 to 1048576");
+  EXPECT_EQ(MessageOf(least + "dtype = \"f8\"\n"),
+            "run.toml:5: train.dtype is \"f8\", expected \"f32\" or \"bf16\"");
+  EXPECT_EQ(MessageOf(least + "recompute = 1\n"),
+            "run.toml:5: train.recompute is 1, expected true or false");
+  EXPECT_EQ(MessageOf(least + "lr = 1e-3\n"),
+            "run.toml:5: unknown key \"train.lr\" (did you mean optimizer.lr?)");
+  EXPECT_EQ(MessageOf(least + "\n[optimiser]\nlr = 1e-3\n"),
+            "run.toml:6: unknown section \"optimiser\"");
+  EXPECT_THAT(MessageOf(least + "[optimizer]\nlr = inf\n"),
+              HasSubstr("run.toml:6: optimizer.lr is inf"));
+  EXPECT_THAT(MessageOf(least + "[optimizer]\nlr = nan\n"), HasSubstr("expected a number from"));
+  EXPECT_THAT(MessageOf("model = 5\n" + least),
+              HasSubstr("run.toml:1: model is 5, expected a section"));
+  EXPECT_THAT(
+      MessageOf("[data]\ntrain = [1, 2]\n[train]\nsteps = 1\n"),
+      HasSubstr("run.toml:2: data.train is a list, expected a string or a list of strings"));
+  EXPECT_THAT(MessageOf("[data]\ntrain = \"a\n"), HasSubstr("run.toml:2: no valid TOML"));
+  EXPECT_THAT(MessageOf(least + "[model]\nsize = \"7b\"\n"),
+              AllOf(HasSubstr("run.toml:6: "), HasSubstr("7b")));
+}
+
+TEST(TrainConfigTest, MistakesAcrossKeys) {
+  EXPECT_THAT(MessageOf("[data]\ntrain = \"a\"\n"), HasSubstr("expected exactly one"));
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "minutes = 1\n"), HasSubstr("expected exactly one"));
+  EXPECT_THAT(MessageOf("[train]\nsteps = 1\n"), HasSubstr("data.train is empty"));
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "[schedule]\nmin_lr = 0.1\n"),
+              HasSubstr("run.toml:6: schedule.min_lr is 0.1"));
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "length = 1073741824\nbatch = 1048576\n"
+                                              "gradient_accumulation = 1048576\n"),
+              HasSubstr("run.toml:6: "));
+}
+
+TEST(TrainConfigTest, OverridesReplaceValues) {
+  const std::vector<std::string> overrides = {"optimizer.lr=5e-3", "train.dtype=bf16",
+                                              "data.train=[\"x\", \"y\"]", "train.minutes=2",
+                                              "output.run=runs/a b"};
+  const TrainConfig config = ParseTrainConfig(kLeast, "run.toml", overrides);
+  EXPECT_EQ(config.optimizer.lr, 5e-3);
+  EXPECT_EQ(config.train.dtype, DType::kBF16);
+  EXPECT_THAT(config.data.train, ElementsAre("x", "y"));
+  EXPECT_EQ(config.train.minutes, 2.0);
+  EXPECT_EQ(config.train.steps, 0);
+  EXPECT_EQ(config.output.run, "runs/a b");
+
+  const std::string least(kLeast);
+  EXPECT_THAT(MessageOf(least, {"train.batch=-1"}),
+              HasSubstr("--set train.batch=-1: train.batch is -1"));
+  EXPECT_THAT(MessageOf(least, {"batch=4"}),
+              HasSubstr("unknown key \"batch\" (did you mean train.batch?)"));
+  EXPECT_THAT(MessageOf(least, {"train.batch"}), HasSubstr("expected section.key=value"));
+  EXPECT_THAT(MessageOf(least, {"train.batch=4\nfoo=5"}), HasSubstr("expected a whole number"));
+}
+
+TEST(TrainConfigTest, PublishedSizesGiveDimensionsThatKeysOverride) {
+  const TrainConfig config =
+      ParseTrainConfig(std::string(kLeast) + "[model]\nn_layer = 3\nsize = \"130m\"\n", "run.toml");
+  EXPECT_EQ(config.model.dimensions.d_model, 768);
+  EXPECT_EQ(config.model.dimensions.n_layer, 3);
+  EXPECT_EQ(config.model.dimensions.vocab_size, 256);
+}
+
+TEST(TrainConfigTest, WhatIsWrittenReadsBackTheSame) {
+  TrainConfig config = ParseTrainConfig(kLeast, "run.toml");
+  config.optimizer.lr = 1.0 / 3.0;
+  config.train.minutes = 7.0;
+  config.train.steps = 0;
+  config.data.separator = "\n\"quoted\"\n\t\x01\x7f é";
+  config.data.train = {"it's", "a\\b"};
+  config.schedule.kind = ScheduleKind::kConstant;
+  const std::string text = TrainConfigToToml(config);
+  const TrainConfig read = ParseTrainConfig(text, "written.toml");
+  EXPECT_EQ(TrainConfigToToml(read), text);
+  EXPECT_EQ(read.optimizer.lr, config.optimizer.lr);
+  EXPECT_EQ(read.data.separator, config.data.separator);
+  EXPECT_EQ(read.data.train, config.data.train);
+}
+
+TEST(TrainConfigTest, TheReferenceDocumentsEveryKey) {
+  const std::string reference = ReadFile(std::string(ADDER_SOURCE_DIR) + "/docs/training.md");
+  for (const TrainConfigKey& key : TrainConfigKeys()) {
+    const std::string name = key.name.substr(key.name.find('.') + 1);
+    EXPECT_THAT(reference, HasSubstr(fmt::format("| `{}` | `{}` | {} | {} |", name,
+                                                 key.default_value, key.expected, key.meaning)));
+  }
+}
+
+}  // namespace
+}  // namespace adder

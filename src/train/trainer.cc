@@ -1,0 +1,230 @@
+// The training step.
+#include "adder/train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "adder/autograd/tape.h"
+#include "adder/core/error.h"
+#include "adder/formats/safetensors.h"
+#include "adder/ops/adamw/adamw.h"
+
+namespace adder {
+namespace {
+
+constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
+constexpr std::string_view kCarriedFile = "carried.safetensors";
+
+BatchOptions OptionsOf(const TrainConfig& config) {
+  BatchOptions options;
+  options.packing = config.data.packing;
+  options.batch = config.train.batch;
+  options.length = config.train.length;
+  options.seed = static_cast<uint64_t>(config.train.seed);
+  if (config.train.truncated_backpropagation) {
+    options.streams = config.train.batch * config.train.gradient_accumulation;
+  }
+  return options;
+}
+
+double Sum(const Tensor& values) {
+  const float* data = values.data<float>();
+  double sum = 0.0;
+  for (int64_t i = 0; i < values.elements(); ++i) sum += static_cast<double>(data[i]);
+  return sum;
+}
+
+// Copies row `from_row` of one dense f32 tensor to row `to_row` of another.
+void CopyRow(const Tensor& from, int64_t from_row, const Tensor& to, int64_t to_row) {
+  const int64_t width = from.elements() / std::max<int64_t>(1, from.dim(0));
+  std::memcpy(to.data<float>() + to_row * width, from.data<float>() + from_row * width,
+              static_cast<size_t>(width) * sizeof(float));
+}
+
+Shape WithRows(const Shape& shape, int64_t rows) {
+  std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
+  dims[0] = rows;
+  return Shape(dims);
+}
+
+std::string CarriedName(size_t batch, const std::string& entry) {
+  return fmt::format("batch.{}.{}", batch, entry);
+}
+
+// Overwrites `target` with the file's tensor of that name.
+void Restore(const SafetensorsFile& file, const std::string& name, const Tensor& target) {
+  const Tensor& saved = file.Get(name);
+  if (saved.shape() != target.shape() || saved.dtype() != target.dtype()) {
+    throw Error(ErrorCode::kCorrupt,
+                fmt::format("{}: tensor {} is {}, expected {}", file.path().string(), name,
+                            saved.ToString(), target.ToString()));
+  }
+  target.CopyFrom(saved);
+}
+
+}  // namespace
+
+Trainer::Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConfig& config)
+    : model_(model),
+      options_(config.train),
+      optimizer_(config.optimizer),
+      sampler_(corpus, OptionsOf(config)) {
+  if (model.vocab_size() < 256) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the model has {} tokens, expected at least the 256 bytes",
+                            model.vocab_size()));
+  }
+  model_.PrepareTraining();
+  for (const Parameter& parameter : model_.parameters()) {
+    m_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32));
+    v_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32));
+  }
+  if (options_.truncated_backpropagation) {
+    const State zero = model_.InitialState(options_.batch);
+    carried_.resize(static_cast<size_t>(options_.gradient_accumulation));
+    for (Memory& memory : carried_) {
+      for (const State::Entry& entry : zero.entries()) memory.push_back(entry.value.Clone());
+    }
+  }
+}
+
+std::vector<Variable> Trainer::BeginningMemory(const Batch& batch) const {
+  const Memory& carried = carried_[static_cast<size_t>(batch.first_stream / options_.batch)];
+  std::vector<Variable> states;
+  for (const Tensor& memory : carried) {
+    const Tensor begin =
+        Tensor::Zeros(WithRows(memory.shape(), batch.layout.sequences()), DType::kF32);
+    for (size_t s = 0; s < batch.continues.size(); ++s) {
+      if (batch.continues[s] >= 0) {
+        CopyRow(memory, batch.continues[s], begin, static_cast<int64_t>(s));
+      }
+    }
+    states.emplace_back(begin);
+  }
+  return states;
+}
+
+Trainer::Memory Trainer::EndingMemory(const Batch& batch,
+                                      const std::vector<Variable>& states) const {
+  Memory memory;
+  for (const Variable& state : states) {
+    const Tensor end = Tensor::Empty(WithRows(state.value().shape(), options_.batch), DType::kF32);
+    for (size_t stream = 0; stream < batch.last.size(); ++stream) {
+      CopyRow(state.value(), batch.last[stream], end, static_cast<int64_t>(stream));
+    }
+    memory.push_back(end);
+  }
+  return memory;
+}
+
+Trainer::StepResult Trainer::Step(double lr) {
+  const bool carry = options_.truncated_backpropagation;
+  std::vector<Batch> batches;
+  int64_t targets = 0;
+  int64_t rows = 0;
+  for (int64_t i = 0; i < options_.gradient_accumulation; ++i) {
+    batches.push_back(sampler_.Get(steps_ * options_.gradient_accumulation + i));
+    targets += batches.back().target_rows;
+    rows += batches.back().layout.rows();
+  }
+  // Text of nothing but one-byte documents has no target: such a step has loss and gradient 0.
+  const auto weight = static_cast<float>(1.0 / static_cast<double>(std::max<int64_t>(1, targets)));
+
+  const auto stop = [&](const char* what, double value) {
+    throw Error(ErrorCode::kNumeric,
+                fmt::format("the {} of step {} is {}", what, steps_ + 1, value));
+  };
+  model_.ZeroGradients();
+  double nats = 0.0;
+  std::vector<Memory> carried;
+  for (const Batch& batch : batches) {
+    Tape tape;
+    std::vector<Variable> states;
+    if (carry) states = BeginningMemory(batch);
+    const Variable hidden = model_.Hidden(&tape, batch.tokens, batch.layout,
+                                          carry ? &states : nullptr, options_.recompute);
+    const Variable loss = model_.Loss(&tape, hidden, batch.targets);
+    nats += Sum(loss.value());
+    if (!std::isfinite(nats)) stop("loss", nats);
+    if (carry) carried.push_back(EndingMemory(batch, states));
+    states.clear();
+    loss.CollectGrad([&](const Tensor& target, bool) {
+      std::fill_n(target.data<float>(), target.elements(), weight);
+    });
+    tape.Backward();
+  }
+
+  std::vector<Tensor> gradients;
+  for (const Parameter& parameter : model_.parameters()) gradients.push_back(parameter.grad);
+  StepResult result;
+  result.loss = nats / static_cast<double>(std::max<int64_t>(1, targets));
+  result.gradient_norm = GradientNorm(gradients);
+  if (!std::isfinite(result.gradient_norm)) stop("gradient's norm", result.gradient_norm);
+
+  AdamWOptions adamw;
+  adamw.beta1 = optimizer_.beta1;
+  adamw.beta2 = optimizer_.beta2;
+  adamw.eps = optimizer_.eps;
+  adamw.step = steps_ + 1;
+  if (optimizer_.clip > 0.0 && result.gradient_norm > optimizer_.clip) {
+    adamw.gradient_scale = optimizer_.clip / result.gradient_norm;
+  }
+  const auto parameters = model_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    adamw.lr = lr * parameters[i].learning_rate_scale;
+    adamw.weight_decay = parameters[i].weight_decay ? optimizer_.weight_decay : 0.0;
+    // The copies in the compute dtype are the model's to refresh, all of them at once.
+    AdamW(adamw, parameters[i].grad, parameters[i].value, m_[i], v_[i], Tensor());
+  }
+  model_.ParametersChanged();
+  if (carry) carried_ = std::move(carried);
+  ++steps_;
+  tokens_ += rows;
+  return result;
+}
+
+void Trainer::Save(const std::filesystem::path& folder) const {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  const auto parameters = std::as_const(model_).parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    tensors.emplace_back("m." + parameters[i].name, m_[i]);
+    tensors.emplace_back("v." + parameters[i].name, v_[i]);
+  }
+  WriteSafetensors(folder / kOptimizerFile, tensors);
+  if (carried_.empty()) return;
+  tensors.clear();
+  const State names = model_.InitialState(0);
+  for (size_t batch = 0; batch < carried_.size(); ++batch) {
+    for (size_t i = 0; i < names.entries().size(); ++i) {
+      tensors.emplace_back(CarriedName(batch, names.entries()[i].name), carried_[batch][i]);
+    }
+  }
+  WriteSafetensors(folder / kCarriedFile, tensors);
+}
+
+void Trainer::Load(const std::filesystem::path& folder, int64_t steps, int64_t tokens) {
+  const SafetensorsFile optimizer = SafetensorsFile::Open(folder / kOptimizerFile);
+  const auto parameters = std::as_const(model_).parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    Restore(optimizer, "m." + parameters[i].name, m_[i]);
+    Restore(optimizer, "v." + parameters[i].name, v_[i]);
+  }
+  if (!carried_.empty()) {
+    const SafetensorsFile saved = SafetensorsFile::Open(folder / kCarriedFile);
+    const State names = model_.InitialState(0);
+    for (size_t batch = 0; batch < carried_.size(); ++batch) {
+      for (size_t i = 0; i < names.entries().size(); ++i) {
+        Restore(saved, CarriedName(batch, names.entries()[i].name), carried_[batch][i]);
+      }
+    }
+  }
+  steps_ = steps;
+  tokens_ = tokens;
+}
+
+}  // namespace adder

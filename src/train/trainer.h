@@ -1,0 +1,62 @@
+// The training step: batches through the tape, gradients clipped, AdamW; and the optimizer's part
+// of a checkpoint. Knows nothing of time, files of a run or schedules.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "adder/core/tensor.h"
+#include "adder/data/batch_sampler.h"
+#include "adder/data/byte_corpus.h"
+#include "adder/models/language_model.h"
+#include "adder/train/train_config.h"
+
+namespace adder {
+
+class Trainer {
+ public:
+  struct StepResult {
+    double loss = 0.0;           // nats per byte, the mean over the step's targets
+    double gradient_norm = 0.0;  // before clipping
+  };
+
+  // Model and corpus must outlive the trainer; the model's parameters have values.
+  Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConfig& config);
+
+  // One optimizer step at learning rate `lr`. Throws kNumeric, and leaves weights, optimizer and
+  // carried state as they were, when the loss or the gradient is not finite.
+  StepResult Step(double lr);
+
+  // Optimizer steps, and bytes read, so far.
+  int64_t steps() const { return steps_; }
+  int64_t tokens() const { return tokens_; }
+
+  // Writes optimizer.safetensors (m.NAME, v.NAME of every parameter) and, when the state is carried
+  // from step to step, carried.safetensors into the folder. Throws kIo.
+  void Save(const std::filesystem::path& folder) const;
+  // Goes on after `steps` steps that read `tokens` bytes. Throws kNotFound, kIo, kCorrupt; the
+  // model's parameters are the caller's to restore.
+  void Load(const std::filesystem::path& folder, int64_t steps, int64_t tokens);
+
+ private:
+  // The memory of one batch's streams: per entry of the model's state, f32 [streams, ...].
+  using Memory = std::vector<Tensor>;
+
+  // What the sequences of a batch begin with; undefined variables never.
+  std::vector<Variable> BeginningMemory(const Batch& batch) const;
+  // What the streams of a batch end with.
+  Memory EndingMemory(const Batch& batch, const std::vector<Variable>& states) const;
+
+  LanguageModel& model_;
+  TrainConfig::Train options_;
+  TrainConfig::Optimizer optimizer_;
+  BatchSampler sampler_;
+  std::vector<Tensor> m_;
+  std::vector<Tensor> v_;
+  std::vector<Memory> carried_;  // per batch of a step; empty without truncated backpropagation
+  int64_t steps_ = 0;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace adder

@@ -1,0 +1,433 @@
+// The loop of a training run.
+#include "adder/train/training_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <numbers>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "adder/backend/cpu/parallel.h"
+#include "adder/core/error.h"
+#include "adder/core/log.h"
+#include "adder/data/byte_corpus.h"
+#include "adder/eval/bits_per_byte.h"
+#include "adder/formats/append_file.h"
+#include "adder/formats/file.h"
+#include "adder/formats/json.h"
+#include "adder/formats/tensorboard.h"
+#include "adder/models/checkpoint.h"
+#include "adder/models/mamba.h"
+#include "adder/text/tokenizer.h"
+#include "adder/train/learning_rate.h"
+#include "adder/train/pace.h"
+#include "adder/train/run_folder.h"
+#include "adder/train/trainer.h"
+
+namespace adder {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::string_view kTrainerFile = "trainer.json";
+constexpr int64_t kTrainerVersion = 1;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// A run begun anywhere can go on from anywhere.
+std::vector<std::string> AbsolutePatterns(std::vector<std::string> patterns) {
+  for (std::string& pattern : patterns) {
+    pattern = fs::absolute(pattern).lexically_normal().string();
+  }
+  return patterns;
+}
+
+struct Corpora {
+  ByteCorpus train;
+  std::optional<ByteCorpus> valid;
+};
+
+Corpora OpenCorpora(const TrainConfig::Data& data) {
+  ByteCorpus train = ByteCorpus::Open(ExpandFilePatterns(data.train), data.separator);
+  if (data.valid_fraction > 0.0) {
+    auto [before, tail] = train.SplitTail(data.valid_fraction);
+    return {std::move(before), std::move(tail)};
+  }
+  if (data.valid.empty()) return {std::move(train), std::nullopt};
+  return {std::move(train), ByteCorpus::Open(ExpandFilePatterns(data.valid), data.separator)};
+}
+
+// The parameters to begin with: of a checkpoint of this run, of the model to begin from, or random.
+std::unique_ptr<MambaModel> MakeModel(const TrainConfig& config, const fs::path& checkpoint) {
+  const fs::path source = !checkpoint.empty() ? checkpoint : fs::path(config.model.checkpoint);
+  std::unique_ptr<MambaModel> model;
+  if (!source.empty()) {
+    model = LoadMamba(source, config.train.dtype);
+  } else {
+    MambaConfig dimensions = config.model.dimensions;
+    dimensions.Resolve();
+    model = std::make_unique<MambaModel>(dimensions, config.train.dtype);
+    InitializeMamba(*model, static_cast<uint64_t>(config.train.seed));
+  }
+  if (model->vocab_size() != 256) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: the model has {} tokens, expected the 256 bytes", source.string(),
+                            model->vocab_size()));
+  }
+  return model;
+}
+
+std::vector<PaceDecision> ReadPace(const fs::path& path, uint64_t* whole_bytes) {
+  std::vector<PaceDecision> decisions;
+  *whole_bytes = 0;
+  if (!fs::exists(path)) return decisions;
+  const std::string text = ReadFile(path);
+  for (size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n', end + 1)) {
+    const std::string_view line = std::string_view(text).substr(*whole_bytes, end - *whole_bytes);
+    const JsonObject object = JsonObject::Parse(line, path.string());
+    decisions.push_back({object.Int("step", 0), object.Double("share", 0.0, 1.0),
+                         object.Int("steps_left", 0), object.Double("elapsed", 0.0)});
+    *whole_bytes = end + 1;
+  }
+  return decisions;
+}
+
+std::string ToJsonLine(const PaceDecision& decision) {
+  return fmt::format("{{\"step\":{},\"share\":{},\"steps_left\":{},\"elapsed\":{}}}\n",
+                     decision.step, decision.share, decision.steps_left, decision.elapsed);
+}
+
+int64_t CountParameters(const LanguageModel& model) {
+  int64_t count = 0;
+  for (const Parameter& parameter : model.parameters()) count += parameter.value.elements();
+  return count;
+}
+
+class Run {
+ public:
+  Run(const TrainConfig& config, Corpora& corpora, RunFolder& folder, bool resume,
+      const TrainingObserver& observer, const std::atomic<bool>* stop)
+      : config_(config),
+        corpora_(corpora),
+        folder_(folder),
+        observer_(observer),
+        stop_(stop),
+        checkpoint_(resume ? folder.LatestCheckpoint() : fs::path()),
+        model_(MakeModel(config, checkpoint_)),
+        trainer_(*model_, corpora.train, config) {
+    if (corpora_.valid) {
+      valid_bytes_ = corpora_.valid->bytes();
+      if (config_.eval.bytes > 0) valid_bytes_ = std::min(valid_bytes_, config_.eval.bytes);
+    }
+    if (!checkpoint_.empty()) Restore();
+    WriteFileAtomically(folder_.config(), TrainConfigToToml(config_));
+    metrics_ = std::make_unique<MetricsFile>(folder_.metrics(), trainer_.steps());
+    for (const Metrics& metrics : metrics_->history()) {
+      if (const auto* evaluation = std::get_if<EvaluationMetrics>(&metrics)) Note(*evaluation);
+    }
+    if (config_.output.tensorboard) {
+      tensorboard_ = std::make_unique<TensorBoardWriter>(folder_.path(), trainer_.steps());
+    }
+    uint64_t pace_bytes = 0;
+    std::vector<PaceDecision> recorded = ReadPace(folder_.pace(), &pace_bytes);
+    if (config_.train.minutes > 0.0) {
+      pace_ = Pace::Seconds(60.0 * config_.train.minutes, std::move(recorded));
+      pace_file_ = std::make_unique<AppendFile>(folder_.pace(), pace_bytes);
+    } else {
+      const int64_t per_step = config_.tokens_per_step();
+      pace_ = Pace::Steps(config_.train.steps > 0
+                              ? config_.train.steps
+                              : std::max<int64_t>(1, config_.train.tokens / per_step));
+    }
+  }
+
+  TrainingOutcome Finish() {
+    began_ = last_checkpoint_ = Clock::now();
+    if (observer_.on_start) {
+      observer_.on_start({CountParameters(*model_), corpora_.train.bytes(), valid_bytes_,
+                          trainer_.steps(), checkpoint_});
+    }
+    const bool complete = Loop();
+    TrainingOutcome outcome;
+    if (complete && valid_bytes_ == 0) WriteModel();
+    if (saved_step_ != trainer_.steps() || saved_evaluated_ != evaluated_) Save();
+    WriteCurve();
+    outcome.stopped = !complete;
+    outcome.steps = trainer_.steps();
+    outcome.tokens = trainer_.tokens();
+    outcome.elapsed = Elapsed();
+    outcome.last_evaluation = last_evaluation_;
+    outcome.best_evaluation = best_evaluation_;
+    outcome.checkpoint = checkpoint_;
+    if (complete) outcome.model = folder_.model();
+    return outcome;
+  }
+
+ private:
+  bool Stopped() const { return stop_ != nullptr && stop_->load(); }
+  double Elapsed() const { return elapsed_before_ + SecondsSince(began_); }
+
+  // Trains to the end of the run: true; or until stopped: false.
+  bool Loop() {
+    if (EvaluationDue() && !evaluated_ && !Evaluate()) return false;
+    while (true) {
+      const double elapsed = Elapsed();
+      if (const PaceDecision* decision = pace_->Observe(trainer_.steps(), elapsed)) {
+        pace_file_->Append(ToJsonLine(*decision));
+      }
+      if (pace_->Done(trainer_.steps())) break;
+      if (Stopped()) return false;
+      Step();
+      if (EvaluationDue() && !Evaluate()) return false;
+      if (CheckpointDue()) Save();
+    }
+    // So that a repetition of the run's end takes as many steps, whatever time it takes.
+    if (const PaceDecision* end = pace_->End(trainer_.steps(), Elapsed())) {
+      pace_file_->Append(ToJsonLine(*end));
+    }
+    return evaluated_ || Evaluate();
+  }
+
+  void Step() {
+    const int64_t step = trainer_.steps();
+    const StepSpan span = pace_->At(step);
+    const double lr = LearningRate(config_.schedule, config_.optimizer.lr, step, span);
+    const int64_t tokens_before = trainer_.tokens();
+    const auto began = Clock::now();
+    Trainer::StepResult result;
+    try {
+      result = trainer_.Step(lr);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNumeric) throw;
+      throw Error(ErrorCode::kNumeric,
+                  fmt::format("{}; the step was not applied. {}; a smaller optimizer.lr may help",
+                              error.what(),
+                              checkpoint_.empty() ? std::string("There is no checkpoint yet")
+                                                  : fmt::format("The last good checkpoint is {}",
+                                                                checkpoint_.string())));
+    }
+    const double seconds = SecondsSince(began);
+    evaluated_ = false;
+    line_seconds_ += seconds;
+    line_tokens_ += trainer_.tokens() - tokens_before;
+    // Recent steps count most, so that the estimate follows the machine.
+    step_seconds_ = step_seconds_ == 0.0 ? seconds : 0.95 * step_seconds_ + 0.05 * seconds;
+
+    StepMetrics metrics;
+    metrics.step = trainer_.steps();
+    metrics.tokens = trainer_.tokens();
+    metrics.loss = result.loss;
+    metrics.bits_per_byte = result.loss / std::numbers::ln2;
+    metrics.lr = lr;
+    metrics.gradient_norm = result.gradient_norm;
+    metrics.tokens_per_second = static_cast<double>(line_tokens_) / std::max(1e-9, line_seconds_);
+    metrics.elapsed = Elapsed();
+    if (trainer_.steps() % config_.output.metrics_every == 0) {
+      metrics_->Write(metrics);
+      WriteEvent(metrics.step,
+                 {{"train/loss", static_cast<float>(metrics.loss)},
+                  {"train/bits_per_byte", static_cast<float>(metrics.bits_per_byte)},
+                  {"train/lr", static_cast<float>(lr)},
+                  {"train/gradient_norm", static_cast<float>(metrics.gradient_norm)},
+                  {"train/tokens_per_second", static_cast<float>(metrics.tokens_per_second)}});
+      line_seconds_ = 0.0;
+      line_tokens_ = 0;
+    }
+    if (observer_.on_step) {
+      TrainingProgress progress;
+      progress.metrics = metrics;
+      progress.share = span.end;
+      progress.total_steps = pace_->TotalSteps(step);
+      progress.seconds_left =
+          config_.train.minutes > 0.0
+              ? std::max(0.0, 60.0 * config_.train.minutes - metrics.elapsed)
+              : step_seconds_ * static_cast<double>(progress.total_steps - metrics.step);
+      observer_.on_step(progress);
+    }
+  }
+
+  bool EvaluationDue() const {
+    return valid_bytes_ > 0 && config_.eval.every > 0 && trainer_.steps() > 0 &&
+           trainer_.steps() % config_.eval.every == 0;
+  }
+
+  // Measures the validation text's beginning; the best model so far becomes the result. False when
+  // stopped before the end: then nothing was measured.
+  bool Evaluate() {
+    if (valid_bytes_ == 0) return true;
+    const ByteTokenizer tokenizer;
+    EvaluationMetrics metrics;
+    metrics.step = trainer_.steps();
+    double nats = 0.0;
+    BitsPerByteOptions options;
+    options.cancel = stop_;
+    options.progress = [&](int64_t bytes, int64_t) {
+      if (observer_.on_evaluating) observer_.on_evaluating(metrics.bytes + bytes, valid_bytes_);
+    };
+    try {
+      for (int64_t i = 0; metrics.bytes < valid_bytes_; ++i) {
+        const std::string_view text = corpora_.valid->document(i).substr(
+            0, static_cast<size_t>(valid_bytes_ - metrics.bytes));
+        nats += MeasureBitsPerByte(*model_, tokenizer, text, options).nats;
+        metrics.bytes += static_cast<int64_t>(text.size());
+      }
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kCancelled) return false;
+      throw;
+    }
+    metrics.bits_per_byte = nats / std::numbers::ln2 / static_cast<double>(metrics.bytes);
+    metrics.elapsed = Elapsed();
+    evaluated_ = true;
+    metrics_->Write(metrics);
+    WriteEvent(metrics.step, {{"valid/bits_per_byte", static_cast<float>(metrics.bits_per_byte)}});
+    if (Note(metrics)) WriteModel();
+    WriteCurve();
+    if (observer_.on_evaluation) observer_.on_evaluation(metrics);
+    return true;
+  }
+
+  // Whether the evaluation is the best so far.
+  bool Note(const EvaluationMetrics& metrics) {
+    last_evaluation_ = metrics;
+    if (best_evaluation_ && best_evaluation_->bits_per_byte <= metrics.bits_per_byte) return false;
+    best_evaluation_ = metrics;
+    return true;
+  }
+
+  void WriteEvent(int64_t step, std::vector<TensorBoardScalar> scalars) {
+    if (!tensorboard_) return;
+    const double now =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    tensorboard_->Write({now, step, std::move(scalars)});
+  }
+
+  void WriteCurve() const {
+    WriteFileAtomically(
+        folder_.loss_curve(),
+        RenderLossCurve(metrics_->history(),
+                        fmt::format("{}: {} parameters", folder_.path().filename().string(),
+                                    CountParameters(*model_))));
+  }
+
+  void WriteModel() const {
+    WriteDirectoryAtomically(folder_.model(), [&](const fs::path& directory) {
+      SaveMamba(*model_, directory, DType::kF32);
+      ByteTokenizer().Save(directory);
+    });
+  }
+
+  bool CheckpointDue() const {
+    const auto& options = config_.checkpoint;
+    if (saved_step_ == trainer_.steps()) return false;
+    return (options.every_steps > 0 && trainer_.steps() % options.every_steps == 0) ||
+           (options.every_minutes > 0.0 &&
+            SecondsSince(last_checkpoint_) >= 60.0 * options.every_minutes);
+  }
+
+  void Save() {
+    JsonValue::Object record = {{"version", kTrainerVersion},
+                                {"step", trainer_.steps()},
+                                {"tokens", trainer_.tokens()},
+                                {"elapsed", Elapsed()},
+                                {"text", fmt::format("{:016x}", corpora_.train.Fingerprint())},
+                                {"evaluated", evaluated_}};
+    const std::string text = JsonValue(std::move(record)).ToText(2) + "\n";
+    checkpoint_ = folder_.WriteCheckpoint(trainer_.steps(), config_.checkpoint.keep,
+                                          [&](const fs::path& directory) {
+                                            SaveMamba(*model_, directory, DType::kF32);
+                                            ByteTokenizer().Save(directory);
+                                            trainer_.Save(directory);
+                                            WriteFileAtomically(directory / kTrainerFile, text);
+                                          });
+    saved_step_ = trainer_.steps();
+    saved_evaluated_ = evaluated_;
+    last_checkpoint_ = Clock::now();
+    if (observer_.on_checkpoint) observer_.on_checkpoint(checkpoint_);
+  }
+
+  void Restore() {
+    const JsonObject record = JsonObject::Read(checkpoint_ / kTrainerFile);
+    if (record.Int("version") != kTrainerVersion) {
+      record.Fail("version", fmt::format("{}", kTrainerVersion), ErrorCode::kUnsupported);
+    }
+    trainer_.Load(checkpoint_, record.Int("step", 0), record.Int("tokens", 0));
+    elapsed_before_ = record.Double("elapsed", 0.0);
+    evaluated_ = record.Bool("evaluated");
+    saved_evaluated_ = evaluated_;
+    saved_step_ = trainer_.steps();
+    if (record.String("text") != fmt::format("{:016x}", corpora_.train.Fingerprint())) {
+      Log(LogLevel::kWarning,
+          "the training text is not the one this run began with: what follows is another run than "
+          "the uninterrupted one");
+    }
+  }
+
+  const TrainConfig& config_;
+  Corpora& corpora_;
+  RunFolder& folder_;
+  const TrainingObserver& observer_;
+  const std::atomic<bool>* stop_;
+  fs::path checkpoint_;  // the newest
+  std::unique_ptr<MambaModel> model_;
+  Trainer trainer_;
+  std::unique_ptr<MetricsFile> metrics_;
+  std::unique_ptr<TensorBoardWriter> tensorboard_;
+  std::optional<Pace> pace_;
+  std::unique_ptr<AppendFile> pace_file_;
+
+  int64_t valid_bytes_ = 0;
+  bool evaluated_ = false;  // the model as it is now
+  int64_t saved_step_ = -1;
+  bool saved_evaluated_ = false;
+  std::optional<EvaluationMetrics> last_evaluation_;
+  std::optional<EvaluationMetrics> best_evaluation_;
+  double elapsed_before_ = 0.0;
+  Clock::time_point began_;
+  Clock::time_point last_checkpoint_;
+  double step_seconds_ = 0.0;
+  double line_seconds_ = 0.0;  // since the last line of metrics
+  int64_t line_tokens_ = 0;
+};
+
+}  // namespace
+
+TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool resume,
+                            const TrainingObserver& observer, const std::atomic<bool>* stop) {
+  TrainConfig config = given;
+  if (config.train.threads > 0) cpu::SetThreadCount(static_cast<int>(config.train.threads));
+  // What the run depends on is written down, so that it can go on the same.
+  config.train.threads = cpu::ThreadCount();
+  config.output.run = fs::absolute(path).lexically_normal().string();
+  config.data.train = AbsolutePatterns(config.data.train);
+  config.data.valid = AbsolutePatterns(config.data.valid);
+  if (!config.model.checkpoint.empty()) {
+    config.model.checkpoint = fs::absolute(config.model.checkpoint).lexically_normal().string();
+  }
+  // Text and dimensions are checked before anything is written.
+  Corpora corpora = OpenCorpora(config.data);
+  if (config.model.checkpoint.empty()) config.model.dimensions.Resolve();
+  const bool holds_run = fs::exists(path / "config.toml");
+  if (holds_run && !resume) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: the folder holds a run already; go on with it by --resume, or "
+                            "choose another folder",
+                            path.string()));
+  }
+  if (!holds_run && resume) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no run to go on with (config.toml is missing)", path.string()));
+  }
+  RunFolder folder(path);
+  Run run(config, corpora, folder, resume, observer, stop);
+  return run.Finish();
+}
+
+}  // namespace adder

@@ -1,0 +1,373 @@
+// Whole runs of a tiny model: repeated, stopped, killed, resumed, out of numbers and out of disk.
+#include "adder/train/training_run.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <regex>
+#include <thread>
+
+#include "adder/core/error.h"
+#include "adder/core/random.h"
+#include "adder/formats/file.h"
+#include "adder/formats/tensorboard.h"
+#include "adder/models/checkpoint.h"
+
+namespace adder {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// Where the child of the kill test trains; see KilledAtAnyMoment.
+constexpr const char* kChildFolder = "ADDER_TRAINING_RUN_TEST_CHILD";
+
+// Words in an order that can be learned, a little.
+std::string Text(int words) {
+  const std::vector<std::string> vocabulary = {"the ", "snake ", "sleeps ", "in ", "a ", "tree.\n"};
+  Random random(1);
+  std::string text;
+  size_t word = 0;
+  for (int i = 0; i < words; ++i) {
+    text += vocabulary[word];
+    word = random.NextBelow(4) == 0 ? random.NextBelow(6) : (word + 1) % 6;
+  }
+  return text;
+}
+
+TrainConfig TinyConfig(const fs::path& text) {
+  TrainConfig config;
+  config.model.dimensions.d_model = 16;
+  config.model.dimensions.n_layer = 2;
+  config.model.dimensions.d_state = 4;
+  config.data.train = {text.string()};
+  config.data.valid_fraction = 0.1;
+  config.train.steps = 14;
+  config.train.batch = 2;
+  config.train.length = 24;
+  config.train.seed = 3;
+  config.optimizer.lr = 1e-2;
+  config.eval.every = 4;
+  config.eval.bytes = 200;
+  config.checkpoint.every_steps = 3;
+  return config;
+}
+
+class TrainingRunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(::testing::TempDir()) /
+              ("training_" +
+               std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    std::ofstream(folder_ / "text") << Text(600);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+};
+
+// What a run leaves that must be the same for the same run: weights, optimizer and carried state of
+// the last checkpoint, the resulting model, and the metrics without the clock's part.
+struct Result {
+  std::string weights, optimizer, carried, model, metrics;
+
+  friend bool operator==(const Result&, const Result&) = default;
+};
+
+Result ResultOf(const fs::path& run) {
+  const auto read = [&](const char* name) {
+    return fs::exists(run / name) ? ReadFile(run / name) : std::string();
+  };
+  static const std::regex kClock(",\"(tokens_per_second|elapsed)\":[0-9.e+-]+");
+  return {read("latest/model.safetensors"), read("latest/optimizer.safetensors"),
+          read("latest/carried.safetensors"), read("model/model.safetensors"),
+          std::regex_replace(read("metrics.jsonl"), kClock, "")};
+}
+
+void ExpectSame(const Result& a, const Result& b) {
+  EXPECT_TRUE(a.weights == b.weights);
+  EXPECT_TRUE(a.optimizer == b.optimizer);
+  EXPECT_TRUE(a.carried == b.carried);
+  EXPECT_TRUE(a.model == b.model);
+  EXPECT_EQ(a.metrics, b.metrics);
+}
+
+template <class Call>
+Error ErrorOf(Call&& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error;
+  }
+  return Error(ErrorCode::kUnsupported, "no error");
+}
+
+TEST_F(TrainingRunTest, LearnsAndLeavesEverything) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.train.steps = 60;
+  config.checkpoint.every_steps = 20;
+  config.checkpoint.keep = 2;
+  int64_t steps = 0;
+  double share = 0.0;
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) {
+    EXPECT_EQ(progress.metrics.step, ++steps);
+    EXPECT_GT(progress.share, share);
+    share = progress.share;
+  };
+  const fs::path run = folder_ / "run";
+  const TrainingOutcome outcome = RunTraining(config, run, false, observer);
+  EXPECT_FALSE(outcome.stopped);
+  EXPECT_EQ(steps, 60);
+  EXPECT_EQ(share, 1.0);
+  EXPECT_EQ(outcome.tokens, 60 * 2 * 24);
+  ASSERT_TRUE(outcome.best_evaluation && outcome.last_evaluation);
+  // 8 bits untrained; the text has 22 different bytes at all.
+  EXPECT_LT(outcome.best_evaluation->bits_per_byte, 4.5);
+  EXPECT_EQ(outcome.last_evaluation->step, 60);
+  EXPECT_EQ(outcome.last_evaluation->bytes, 200);
+
+  for (const char* name : {"config.toml", "metrics.jsonl", "loss.svg", "latest/trainer.json",
+                           "model/config.json", "model/tokenizer_config.json"}) {
+    EXPECT_TRUE(fs::exists(run / name)) << name;
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 2);
+  EXPECT_EQ(LoadMamba(outcome.model, DType::kF32)->config().d_model, 16);
+  int64_t events = 0;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    if (!entry.path().filename().string().starts_with("events.out")) continue;
+    events += static_cast<int64_t>(ParseTensorBoardEvents(ReadFile(entry.path()), nullptr).size());
+  }
+  EXPECT_EQ(events, 60 + 15);
+  // The config that was written gives the same run.
+  const TrainConfig again = ReadTrainConfig(run / "config.toml");
+  RunTraining(again, folder_ / "again", false);
+  ExpectSame(ResultOf(folder_ / "again"), ResultOf(run));
+}
+
+// Every way of reading text and of computing that keeps something from step to step.
+std::vector<TrainConfig> Variants(const fs::path& text) {
+  std::vector<TrainConfig> variants(3, TinyConfig(text));
+  variants[1].train.truncated_backpropagation = true;
+  variants[1].train.gradient_accumulation = 2;
+  variants[1].data.separator = "\n";
+  variants[1].train.dtype = DType::kBF16;
+  variants[2].data.packing = Packing::kDocuments;
+  variants[2].data.separator = "\n";
+  variants[2].train.recompute = true;
+  variants[2].schedule.kind = ScheduleKind::kWsd;
+  return variants;
+}
+
+TEST_F(TrainingRunTest, OneSeedIsOneRun) {
+  for (TrainConfig config : Variants(folder_ / "text")) {
+    fs::remove_all(folder_ / "a");
+    fs::remove_all(folder_ / "b");
+    RunTraining(config, folder_ / "a", false);
+    RunTraining(config, folder_ / "b", false);
+    ExpectSame(ResultOf(folder_ / "a"), ResultOf(folder_ / "b"));
+    fs::remove_all(folder_ / "b");
+    config.train.seed += 1;
+    RunTraining(config, folder_ / "b", false);
+    EXPECT_NE(ResultOf(folder_ / "a").metrics, ResultOf(folder_ / "b").metrics);
+  }
+}
+
+TEST_F(TrainingRunTest, StoppedAndResumedIsTheRunThatWasNeverStopped) {
+  int variant = 0;
+  for (const TrainConfig& config : Variants(folder_ / "text")) {
+    SCOPED_TRACE(fmt::format("variant {}", variant++));
+    const fs::path whole = folder_ / fmt::format("whole{}", variant);
+    RunTraining(config, whole, false);
+    const fs::path run = folder_ / fmt::format("run{}", variant);
+    // Step 4 and 12 have an evaluation to be made up for; 14 is the end.
+    for (const int64_t stop_at : {1, 4, 7, 12, 14}) {
+      std::atomic<bool> stop = false;
+      TrainingObserver observer;
+      observer.on_step = [&](const TrainingProgress& progress) {
+        stop = progress.metrics.step == stop_at;
+      };
+      const TrainingOutcome outcome = RunTraining(config, run, stop_at > 1, observer, &stop);
+      EXPECT_TRUE(outcome.stopped);
+      EXPECT_EQ(outcome.steps, stop_at);
+      EXPECT_TRUE(outcome.model.empty());
+    }
+    const TrainingOutcome outcome = RunTraining(ReadTrainConfig(run / "config.toml"), run, true);
+    EXPECT_FALSE(outcome.stopped);
+    ExpectSame(ResultOf(run), ResultOf(whole));
+    // Once more: nothing is left to do, and nothing changes.
+    RunTraining(config, run, true);
+    ExpectSame(ResultOf(run), ResultOf(whole));
+  }
+}
+
+// The child that is killed. Runs only where the test below starts it.
+TEST(TrainingRunChild, Trains) {
+  const char* folder = std::getenv(kChildFolder);
+  if (folder == nullptr) GTEST_SKIP() << "started by TrainingRunTest.KilledAtAnyMoment";
+  const fs::path run = fs::path(folder) / "killed";
+  RunTraining(TinyConfig(fs::path(folder) / "text"), run, fs::exists(run / "config.toml"));
+}
+
+TEST_F(TrainingRunTest, KilledAtAnyMoment) {
+  RunTraining(TinyConfig(folder_ / "text"), folder_ / "whole", false);
+  ASSERT_EQ(setenv(kChildFolder, folder_.c_str(), 1), 0);
+  std::string self = fs::read_symlink("/proc/self/exe").string();
+  std::string filter = "--gtest_filter=TrainingRunChild.*";
+  char* arguments[] = {self.data(), filter.data(), nullptr};
+  Random random(5);
+  int kills = 0;
+  bool done = false;
+  for (int attempt = 0; attempt < 200 && !done; ++attempt) {
+    pid_t child = 0;
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    ASSERT_EQ(posix_spawn(&child, self.c_str(), &actions, nullptr, arguments, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    // Later and later, so that the run ends at some time however slow the machine is.
+    const auto longest = static_cast<uint64_t>(20 + 20 * attempt);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5 + random.NextBelow(longest)));
+    kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    kills += WIFSIGNALED(status);
+    done = WIFEXITED(status);
+    if (done) {
+      EXPECT_EQ(WEXITSTATUS(status), 0);
+    }
+  }
+  unsetenv(kChildFolder);
+  EXPECT_TRUE(done);
+  EXPECT_GT(kills, 0);
+  ExpectSame(ResultOf(folder_ / "killed"), ResultOf(folder_ / "whole"));
+}
+
+TEST_F(TrainingRunTest, ATimeBudgetEndsAnnealedAndRepeatsByItsRecord) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.train.steps = 0;
+  config.train.minutes = 0.01;
+  config.checkpoint.keep = 100000;
+  config.eval.every = 0;
+  double last_lr = 1.0;
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) { last_lr = progress.metrics.lr; };
+  const fs::path run = folder_ / "run";
+  const TrainingOutcome outcome = RunTraining(config, run, false, observer);
+  EXPECT_GE(outcome.elapsed, 0.3);
+  EXPECT_GT(outcome.steps, 2);
+  // The last step's rate is one step's part of the cosine above the minimum.
+  const double part = 1.0 / static_cast<double>(outcome.steps);
+  EXPECT_LT(last_lr, config.schedule.min_lr + config.optimizer.lr * std::max(0.01, 10 * part));
+  const Result whole = ResultOf(run);
+  // Again from an early checkpoint.
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
+    if (entry.path().filename() > "step-00000003") fs::remove_all(entry.path());
+  }
+  const TrainingOutcome again = RunTraining(config, run, true);
+  EXPECT_EQ(again.steps, outcome.steps);
+  ExpectSame(ResultOf(run), whole);
+}
+
+TEST_F(TrainingRunTest, NumbersThatRunAwayStopTheRun) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.optimizer.lr = 1e2;
+  config.optimizer.weight_decay = 0.0;
+  config.optimizer.eps = 0.0;
+  config.optimizer.clip = 0.0;
+  config.schedule.warmup = 0.0;
+  config.schedule.kind = ScheduleKind::kConstant;
+  config.checkpoint.every_steps = 1;
+  config.train.steps = 1000;
+  const fs::path run = folder_ / "run";
+  int64_t steps = 0;
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) { steps = progress.metrics.step; };
+  const Error error = ErrorOf([&] { RunTraining(config, run, false, observer); });
+  EXPECT_EQ(error.code(), ErrorCode::kNumeric);
+  EXPECT_THAT(error.what(), AllOf(HasSubstr(fmt::format("of step {} is", steps + 1)),
+                                  HasSubstr("the step was not applied")));
+  if (steps > 0) {
+    EXPECT_THAT(error.what(), HasSubstr(fmt::format("checkpoints/step-{:08}", steps)));
+    // Going on meets the same number at the same step.
+    EXPECT_STREQ(ErrorOf([&] { RunTraining(config, run, true); }).what(), error.what());
+  }
+}
+
+// A file size limit stands in for a full disk: writes fail in the same places with another errno.
+TEST_F(TrainingRunTest, AFullDiskLeavesTheOldCheckpoint) {
+  const TrainConfig config = TinyConfig(folder_ / "text");
+  RunTraining(config, folder_ / "whole", false);
+  const fs::path run = folder_ / "run";
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit old = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) {
+    if (progress.metrics.step != 4) return;
+    const rlimit full = {8192, old.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+  };
+  const Error error = ErrorOf([&] { RunTraining(config, run, false, observer); });
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.what(), HasSubstr(run.string()));
+  EXPECT_EQ(fs::read_symlink(run / "latest").filename(), "step-00000003");
+  EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 1);
+  RunTraining(config, run, true);
+  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+}
+
+TEST_F(TrainingRunTest, FoldersAndTextsThatDoNotFitAreNamed) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.train.steps = 2;
+  const fs::path run = folder_ / "run";
+  EXPECT_EQ(ErrorOf([&] { RunTraining(config, run, true); }).code(), ErrorCode::kNotFound);
+  EXPECT_FALSE(fs::exists(run));
+  TrainConfig wrong = config;
+  std::ofstream(folder_ / "empty");
+  wrong.data.train = {(folder_ / "empty").string()};
+  EXPECT_THAT(ErrorOf([&] { RunTraining(wrong, run, false); }).what(),
+              HasSubstr("empty: the file is empty"));
+  EXPECT_FALSE(fs::exists(run));
+  RunTraining(config, run, false);
+  const Error error = ErrorOf([&] { RunTraining(config, run, false); });
+  EXPECT_THAT(error.what(), HasSubstr("holds a run already"));
+  // Binary text of any content is text; files shorter than a window are too.
+  std::string binary(40, '\0');
+  for (size_t i = 0; i < binary.size(); ++i) binary[i] = static_cast<char>(i * 37);
+  std::ofstream(folder_ / "binary", std::ios::binary) << binary;
+  config.data.train = {(folder_ / "binary").string()};
+  config.train.length = 4096;
+  RunTraining(config, folder_ / "binary_run", false);
+}
+
+TEST_F(TrainingRunTest, BeginsFromAModelAndExtendsARun) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  RunTraining(config, folder_ / "first", false);
+  TrainConfig second = config;
+  second.model.checkpoint = (folder_ / "first/model").string();
+  second.train.steps = 1;
+  second.optimizer.lr = second.schedule.min_lr = 0.0;
+  RunTraining(second, folder_ / "second", false);
+  EXPECT_TRUE(ReadFile(folder_ / "second/model/model.safetensors") ==
+              ReadFile(folder_ / "first/model/model.safetensors"));
+  config.train.steps = 20;
+  EXPECT_EQ(RunTraining(config, folder_ / "first", true).steps, 20);
+}
+
+}  // namespace
+}  // namespace adder
