@@ -11,6 +11,7 @@
 namespace adder {
 
 void AddBenchRoofs(CLI::App& bench);
+void AddBenchScan(CLI::App& bench);
 void AddBenchOps(CLI::App& bench);
 void AddBenchGenerate(CLI::App& bench);
 void AddBenchTrainStep(CLI::App& bench);

@@ -100,6 +100,7 @@ void AddBenchCommand(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure speed, beside what the machine can do");
   bench->require_subcommand(1);
   AddBenchRoofs(*bench);
+  AddBenchScan(*bench);
   AddBenchOps(*bench);
   AddBenchGenerate(*bench);
   AddBenchTrainStep(*bench);
