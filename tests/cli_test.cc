@@ -195,10 +195,11 @@ std::vector<int64_t> Tokens(const JsonValue& json) {
 
 TEST_F(CliTest, HelpAndVersion) {
   const std::string help = Output({"--help"});
-  for (const char* command : {"generate", "inspect", "logits", "selection"}) {
+  for (const char* command : {"generate", "eval", "inspect", "logits", "selection"}) {
     EXPECT_THAT(help, HasSubstr(command));
     EXPECT_THAT(Output({command, "--help"}), HasSubstr("Usage: adder " + std::string(command)));
   }
+  EXPECT_THAT(Output({"eval", "bpb", "--help"}), HasSubstr("--model"));
   EXPECT_THAT(Output({"--version"}), StartsWith("adder "));
 }
 
@@ -207,6 +208,7 @@ TEST_F(CliTest, WrongCommandLinesAreUsageErrors) {
   ExpectFailure(2, {"fly"}, {"fly"});
   ExpectFailure(2, {"--threads"}, {"--threads", "0", "inspect", "model"});
   ExpectFailure(2, {"--model"}, {"generate", "--prompt", "x"});
+  ExpectFailure(2, {"bpb"}, {"eval"});
   ExpectFailure(2, {"--wings"}, {"generate", "--model", "m", "--prompt", "x", "--wings"});
   const std::vector<std::string> generate = {"generate", "--model", "model"};
   const auto expect_usage = [&](const std::vector<std::string>& words,
@@ -531,6 +533,34 @@ TEST_F(CliTest, LogitsRefusesTokensOutsideTheVocabulary) {
     EXPECT_THAT(finished.err, StartsWith("adder: "));
     EXPECT_FALSE(fs::exists(directory_ / "out"));
   }
+}
+
+TEST_F(CliTest, BitsPerByteOfAFile) {
+  MakeModel();
+  std::string text;
+  for (int i = 0; i < 5000; ++i) text += static_cast<char>('a' + i * i % 23);
+  Write("text", text);
+  const JsonValue json = Json({"eval", "bpb", "--model", "model", "text", "--json"});
+  EXPECT_EQ(Int(json, "bytes"), 5000);
+  EXPECT_EQ(Int(json, "tokens"), 5000);
+  double bits = 0.0;
+  double nats = 0.0;
+  ASSERT_TRUE(json.Find("bits_per_byte")->AsDouble(&bits));
+  ASSERT_TRUE(json.Find("nats")->AsDouble(&nats));
+  EXPECT_NEAR(bits, nats / std::log(2.0) / 5000, 1e-9);
+  EXPECT_GT(bits, 1.0);
+  EXPECT_THAT(Output({"eval", "bpb", "--model", "model", "text"}), HasSubstr("bits per byte"));
+  EXPECT_EQ(
+      Int(Json({"eval", "bpb", "--model", "model", "text", "--json", "--limit", "1"}), "bytes"), 1);
+
+  Write("empty", "");
+  ExpectFailure(1, {"empty"}, {"eval", "bpb", "--model", "model", "empty"});
+  ExpectFailure(1, {"missing"}, {"eval", "bpb", "--model", "model", "missing"});
+  ExpectFailure(1, {"model"}, {"eval", "bpb", "--model", "model", "model"});
+  std::string binary;
+  for (int i = 0; i < 3000; ++i) binary += static_cast<char>(i * 7 % 256);
+  Write("binary", binary);
+  EXPECT_EQ(Int(Json({"eval", "bpb", "--model", "model", "binary", "--json"}), "bytes"), 3000);
 }
 
 TEST_F(CliTest, InspectShowsTheModel) {

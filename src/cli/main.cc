@@ -33,6 +33,7 @@ void AddCommands(CLI::App& app) {
   // One line a command, in the order of the help.
   AddTrainCommand(app);
   AddGenerateCommand(app);
+  AddEvalCommand(app);
   AddInspectCommand(app);
   AddLogitsCommand(app);
   AddSelectionCommand(app);
