@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <optional>
 #include <string_view>
@@ -47,15 +46,16 @@ int64_t StepOf(const Metrics& metrics) {
   return std::visit([](const auto& m) { return m.step; }, metrics);
 }
 
-// The running mean of the last values, over a window that grows with the run.
+// The mean of the values up to each point: of the last fiftieth of the run, and of fewer at its
+// beginning, where the curve is steep.
 std::vector<SvgPoint> Smooth(const std::vector<SvgPoint>& points) {
-  const size_t window = std::max<size_t>(1, points.size() / 50);
+  std::vector<double> sums = {0.0};
+  for (const SvgPoint& point : points) sums.push_back(sums.back() + point.y);
   std::vector<SvgPoint> smooth;
-  double sum = 0.0;
   for (size_t i = 0; i < points.size(); ++i) {
-    sum += points[i].y;
-    if (i >= window) sum -= points[i - window].y;
-    smooth.push_back({points[i].x, sum / static_cast<double>(std::min(window, i + 1))});
+    const size_t window = 1 + std::min(points.size() / 50, i / 8);
+    const double sum = sums[i + 1] - sums[i + 1 - window];
+    smooth.push_back({points[i].x, sum / static_cast<double>(window)});
   }
   return smooth;
 }

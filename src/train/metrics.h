@@ -31,7 +31,7 @@ struct EvaluationMetrics {
 };
 
 // {"step":…,"tokens":…,"loss":…, …} and {"step":…,"valid_bytes":…,"valid_bits_per_byte":…, …},
-// numbers with the fewest digits that read back the same.
+// losses, rates and norms with the fewest digits that read back the same.
 std::string ToJsonLine(const StepMetrics& metrics);
 std::string ToJsonLine(const EvaluationMetrics& metrics);
 
