@@ -35,10 +35,12 @@ std::optional<std::string> SortMembers(JsonValue::Object* members) {
 // array or object ends and takes them.
 class Builder {
  public:
+  // Names of Boost's. NOLINTBEGIN(readability-identifier-naming)
   static constexpr size_t max_array_size = static_cast<size_t>(-1);
   static constexpr size_t max_object_size = static_cast<size_t>(-1);
   static constexpr size_t max_string_size = static_cast<size_t>(-1);
   static constexpr size_t max_key_size = static_cast<size_t>(-1);
+  // NOLINTEND(readability-identifier-naming)
 
   using ErrorRef = boost::json::error_code&;
   using Text = boost::json::string_view;
@@ -227,7 +229,8 @@ std::string JsonValue::ToText(int indent) const {
 
 void JsonValue::AppendText(int indent, int depth, std::string* text) const {
   const auto new_line = [&](int level) {
-    if (indent > 0) text->append("\n").append(static_cast<size_t>(indent * level), ' ');
+    if (indent > 0)
+      text->append("\n").append(static_cast<size_t>(indent) * static_cast<size_t>(level), ' ');
   };
   if (const bool* truth = AsBool()) {
     *text += *truth ? "true" : "false";
@@ -357,7 +360,8 @@ const std::string& JsonObject::String(std::string_view key) const {
 }
 
 std::string JsonObject::StringOr(std::string_view key, std::string fallback) const {
-  return Has(key) ? String(key) : std::move(fallback);
+  if (Has(key)) return String(key);
+  return fallback;
 }
 
 const JsonValue::Array& JsonObject::Array(std::string_view key) const {

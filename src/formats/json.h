@@ -25,6 +25,7 @@ class JsonValue {
   using Array = std::vector<JsonValue>;
   using Object = std::vector<Member>;  // sorted by key, every key once
 
+  // Any of JSON's types is a JsonValue without a word. NOLINTBEGIN(google-explicit-constructor)
   JsonValue();  // null
   template <std::same_as<bool> T>
   JsonValue(T value);
@@ -37,6 +38,7 @@ class JsonValue {
   JsonValue(Array value);
   // Sorts the members. Throws kInvalidArgument for a key given twice.
   JsonValue(Object members);
+  // NOLINTEND(google-explicit-constructor)
 
   // Strict parsing of a whole text, nested at most 32 deep. Throws kCorrupt, beginning with
   // "source:line:column: ".

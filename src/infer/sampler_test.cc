@@ -133,7 +133,7 @@ TEST(Sampler, MaskedTokensAreNeverDrawn) {
 
 TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
   const auto sample = [](std::vector<float> logits) {
-    return [logits] {
+    return [logits = std::move(logits)] {
       SamplingOptions greedy;
       greedy.temperature = 0.0;
       SamplingDistribution(logits, greedy);

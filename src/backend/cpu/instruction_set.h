@@ -35,39 +35,39 @@ void SetActiveInstructionSet(InstructionSet set);
 // ADDER_CPU_KERNEL(Name, Arguments) declares the kernel `void Name(const Arguments&)` in each
 // instruction set's namespace, and adder::cpu::Name, which calls the active one.
 #if defined(__x86_64__)
-#define ADDER_CPU_KERNEL(Name, Arguments)                    \
-  namespace adder::cpu {                                     \
-  namespace portable {                                       \
-  void Name(const Arguments& arguments);                     \
-  }                                                          \
-  namespace x86_v3 {                                         \
-  void Name(const Arguments& arguments);                     \
-  }                                                          \
-  namespace x86_v4 {                                         \
-  void Name(const Arguments& arguments);                     \
-  }                                                          \
-  namespace x86_v4_bf16 {                                    \
-  void Name(const Arguments& arguments);                     \
-  }                                                          \
-  inline void Name(const Arguments& arguments) {             \
-    switch (ActiveInstructionSet()) {                        \
-      case InstructionSet::kPortable:                        \
-        return portable::Name(arguments);                    \
-      case InstructionSet::kX86V3:                           \
-        return x86_v3::Name(arguments);                      \
-      case InstructionSet::kX86V4:                           \
-        return x86_v4::Name(arguments);                      \
-      case InstructionSet::kX86V4Bf16:                       \
-        return x86_v4_bf16::Name(arguments);                 \
-    }                                                        \
-  }                                                          \
+#define ADDER_CPU_KERNEL(Name, Arguments)        \
+  namespace adder::cpu {                         \
+  namespace portable {                           \
+  void Name(const Arguments& arguments);         \
+  }                                              \
+  namespace x86_v3 {                             \
+  void Name(const Arguments& arguments);         \
+  }                                              \
+  namespace x86_v4 {                             \
+  void Name(const Arguments& arguments);         \
+  }                                              \
+  namespace x86_v4_bf16 {                        \
+  void Name(const Arguments& arguments);         \
+  }                                              \
+  inline void Name(const Arguments& arguments) { \
+    switch (ActiveInstructionSet()) {            \
+      case InstructionSet::kPortable:            \
+        return portable::Name(arguments);        \
+      case InstructionSet::kX86V3:               \
+        return x86_v3::Name(arguments);          \
+      case InstructionSet::kX86V4:               \
+        return x86_v4::Name(arguments);          \
+      case InstructionSet::kX86V4Bf16:           \
+        return x86_v4_bf16::Name(arguments);     \
+    }                                            \
+  }                                              \
   }
 #else
-#define ADDER_CPU_KERNEL(Name, Arguments)                                              \
-  namespace adder::cpu {                                                               \
-  namespace portable {                                                                 \
-  void Name(const Arguments& arguments);                                               \
-  }                                                                                    \
-  inline void Name(const Arguments& arguments) { return portable::Name(arguments); }   \
+#define ADDER_CPU_KERNEL(Name, Arguments)                                            \
+  namespace adder::cpu {                                                             \
+  namespace portable {                                                               \
+  void Name(const Arguments& arguments);                                             \
+  }                                                                                  \
+  inline void Name(const Arguments& arguments) { return portable::Name(arguments); } \
   }
 #endif
