@@ -431,7 +431,8 @@ ADDER_SIMD F32 ScaleByPowerOfTwo(F32 p, F32 n) {
   return (F32)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
   const I32 power = __builtin_convertvector(n, I32);
-  const I32 exponent = (BitCast<I32>(p) >> 23) + power;
+  // Unsigned, because the conversion of a NaN overflows.
+  const I32 exponent = BitCast<I32>(BitCast<U32>(BitCast<I32>(p) >> 23) + BitCast<U32>(power));
   F32 scaled = BitCast<F32>(BitCast<U32>(p) + (BitCast<U32>(power) << 23));
   scaled = Select(exponent > SetI32(0), scaled, Zero());
   scaled = Select(exponent > SetI32(254), Set(__builtin_inff()), scaled);
@@ -474,9 +475,10 @@ ADDER_SIMD F32 Exp2(F32 x) {
 // log(u + c) for normal u in (0, ∞) and |c| of at most an ulp of u: a correction.
 ADDER_SIMD F32 LogOfSum(F32 u, F32 c) {
   // u = 2^k · (1 + f) with 1 + f in [√½, √2).
-  const I32 shifted = BitCast<I32>(u) - 0x3f3504f3;
+  const I32 shifted = BitCast<I32>(BitCast<U32>(u) - 0x3f3504f3u);
   const I32 k = shifted >> 23;
-  const F32 power = BitCast<F32>((SetI32(127) - Select(k < SetI32(127), k, SetI32(126))) << 23);
+  const F32 power =
+      BitCast<F32>(BitCast<U32>(SetI32(127) - Select(k < SetI32(127), k, SetI32(126))) << 23);
   const F32 f = MulAdd(c, power, BitCast<F32>((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f);
   const F32 exponent = __builtin_convertvector(k, F32);
   // log(1 + f) = f - f²/2 + f³·P(f)

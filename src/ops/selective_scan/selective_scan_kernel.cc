@@ -23,6 +23,10 @@ struct Channels {
   int64_t group;
   int64_t begin;  // first channel
   int64_t count;  // 1 to kLanes; lanes from there on are padding
+  // Where the next vector's channels begin, from `begin` on; after the last vector, where the first
+  // one's begin, in the rows of the next tile.
+  int64_t next;
+  bool last;
 };
 
 // Calls visit(channels) for each vector of the blocks.
@@ -30,18 +34,36 @@ template <class Visit>
 ADDER_SIMD void ForEachVector(const ScanProblem& p, int64_t block_begin, int64_t block_end,
                               Visit visit) {
   const int64_t group_channels = p.channels / p.groups;
+  int64_t first_channel = -1;
   for (int64_t block = block_begin; block < block_end; ++block) {
     const int64_t group = block / p.blocks_per_group;
-    const int64_t first = block % p.blocks_per_group * kScanBlock;
+    const int64_t offset = block % p.blocks_per_group * kScanBlock;
     for (int64_t lane = 0; lane < kScanBlock; lane += kLanes) {
-      const int64_t left = group_channels - first - lane;
+      const int64_t left = group_channels - offset - lane;
       if (left <= 0) break;
-      visit(Channels{block, lane, group, group * group_channels + first + lane,
-                     left < kLanes ? left : kLanes});
+      const int64_t begin = group * group_channels + offset + lane;
+      if (first_channel < 0) first_channel = begin;
+      const int64_t count = left < kLanes ? left : kLanes;
+      const bool block_ends = lane + kLanes >= kScanBlock || left <= kLanes;
+      const bool last = block_ends && block + 1 == block_end;
+      visit(Channels{block, lane, group, begin, count, last ? first_channel - begin : count, last});
     }
   }
 }
 
+// The first `count` lanes, 1 to kLanes; masks cost, so they are for the ends only.
+template <class T>
+ADDER_SIMD F32 LoadSome(const T* from, int64_t count) {
+  return count == kLanes ? Load(from) : LoadPartial(from, count);
+}
+template <class T>
+ADDER_SIMD void StoreSome(F32 value, T* to, int64_t count) {
+  if (count == kLanes) {
+    Store(value, to);
+  } else {
+    StorePartial(value, to, count);
+  }
+}
 // ---- Lane arrays --------------------------------------------------------------------------------
 
 // Channels' rows of M components, dense, to a lane array.
@@ -50,7 +72,7 @@ void LoadLaneArray(const float* from, int64_t components, int64_t channels, floa
     const int64_t width = components - m < kLanes ? components - m : kLanes;
     F32 v[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
-      v[i] = i < channels ? LoadPartial(from + i * components + m, width) : Zero();
+      v[i] = i < channels ? LoadSome(from + i * components + m, width) : Zero();
     }
     Transpose(v);
     for (int64_t i = 0; i < width; ++i) Store(v[i], to + (m + i) * kScanBlock);
@@ -66,7 +88,7 @@ void StoreLaneArray(const float* from, int64_t components, int64_t channels, flo
     }
     Transpose(v);
     for (int64_t i = 0; i < channels; ++i) {
-      StorePartial(v[i], to + i * components + m, width);
+      StoreSome(v[i], to + i * components + m, width);
     }
   }
 }
@@ -81,25 +103,27 @@ template <class T>
 ADDER_SIMD T* At(const ScanRows& rows, int64_t row, int64_t column) {
   return static_cast<T*>(rows.data) + row * rows.stride + column;
 }
-template <class T>
-ADDER_SIMD F32 LoadChannels(const T* from, int64_t count) {
-  return count == kLanes ? Load(from) : LoadPartial(from, count);
-}
-template <class T>
-ADDER_SIMD void StoreChannels(F32 value, T* to, int64_t count) {
-  if (count == kLanes) {
-    Store(value, to);
-  } else {
-    StorePartial(value, to, count);
-  }
-}
 ADDER_SIMD F32 LoadOptional(const float* from, const Channels& c) {
-  return from != nullptr ? LoadChannels(from + c.begin, c.count) : Zero();
+  return from != nullptr ? LoadSome(from + c.begin, c.count) : Zero();
 }
 
 // Memory is read a tile's rows deep and one vector wide, which no hardware prefetcher follows: the
-// next block's part of a row is asked for while this one's is used.
-ADDER_SIMD void Prefetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+// next vector's part of a row is asked for while this one's is used. It is never read here, so it
+// may lie past the end.
+template <class T>
+ADDER_SIMD void PrefetchNext(const ScanRows& rows, int64_t row, int64_t to_next_tile,
+                             const Channels& c) {
+  const int64_t next_row = c.last ? row + to_next_tile : row;
+  const auto address =
+      reinterpret_cast<uintptr_t>(rows.data) +
+      static_cast<uintptr_t>(next_row * rows.stride + c.begin + c.next) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
+// What will be written at the end of the tile.
+template <class T>
+ADDER_SIMD void PrefetchForWriting(const ScanRows& rows, int64_t row, const Channels& c) {
+  if (rows.data != nullptr) __builtin_prefetch(At<T>(rows, row, c.begin), 1, 2);
+}
 
 // A tile's rows of B or C as f32: those of the tensor itself, or a copy.
 struct Projection {
@@ -112,7 +136,7 @@ ADDER_SIMD void ConvertRows(const ScanRows& from, const ScanTile& tile, int64_t 
     const T* row = At<T>(from, tile.row + t, 0);
     for (int64_t i = 0; i < width; i += kLanes) {
       const int64_t n = width - i < kLanes ? width - i : kLanes;
-      StorePartial(LoadPartial(row + i, n), to + t * width + i, n);
+      StoreSome(LoadSome(row + i, n), to + t * width + i, n);
     }
   }
 }
@@ -147,7 +171,7 @@ struct Step {
 template <class T>
 ADDER_SIMD Step StepOfRow(const ScanProblem& p, int64_t row, const Channels& c, F32 bias) {
   const ValueAndSlope softplus =
-      SoftplusWithSlope(LoadChannels(At<T>(p.dt, row, c.begin), c.count) + bias);
+      SoftplusWithSlope(LoadSome(At<T>(p.dt, row, c.begin), c.count) + bias);
   return {softplus.value, softplus.slope,
           p.interval != nullptr ? softplus.value * p.interval[row] : softplus.value};
 }
@@ -291,6 +315,7 @@ void ForwardTile(const ScanForwardArguments& a, const ScanTile& tile) {
   const Projection B = ProjectionRows(p, p.B, tile, projections);
   const Projection C = ProjectionRows(p, p.C, tile, projections + kRows * p.groups * p.components);
   const int64_t state_size = p.channels * p.components;  // floats of a sequence's states
+  const bool gate = p.z.data != nullptr;
 
   ForEachVector(p, a.block_begin, a.block_end, [&](const Channels& c) {
     const int64_t lane_array = c.block * p.components * kScanBlock + c.lane;
@@ -310,13 +335,15 @@ void ForwardTile(const ScanForwardArguments& a, const ScanTile& tile) {
 
     const F32 bias = LoadOptional(p.dt_bias, c);
     for (int64_t t = 0; t < tile.rows; ++t) {
-      const T* x = At<T>(p.x, tile.row + t, c.begin);
-      const T* dt = At<T>(p.dt, tile.row + t, c.begin);
-      Prefetch(x + kLanes);
-      Prefetch(dt + kLanes);
-      const F32 step = StepOfRow<T>(p, tile.row + t, c, bias).step;
+      const int64_t row = tile.row + t;
+      PrefetchNext<T>(p.x, row, tile.rows, c);
+      PrefetchNext<T>(p.dt, row, tile.rows, c);
+      if (gate) PrefetchNext<T>(p.z, row, tile.rows, c);
+      PrefetchForWriting<T>(a.y, row, c);
+      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
+      const F32 step = StepOfRow<T>(p, row, c, bias).step;
       Store(step, r.step + t * kScanBlock);
-      Store(step * LoadChannels(x, c.count), r.input + t * kScanBlock);
+      Store(step * x, r.input + t * kScanBlock);
       Store(Zero(), r.sum + t * kScanBlock);
     }
 
@@ -326,14 +353,10 @@ void ForwardTile(const ScanForwardArguments& a, const ScanTile& tile) {
 
     const F32 skip = LoadOptional(p.D, c);
     for (int64_t t = 0; t < tile.rows; ++t) {
-      const F32 x = LoadChannels(At<T>(p.x, tile.row + t, c.begin), c.count);
+      const F32 x = LoadSome(At<T>(p.x, tile.row + t, c.begin), c.count);
       F32 y = MulAdd(skip, x, Load(r.sum + t * kScanBlock));
-      if (p.z.data != nullptr) {
-        const T* z = At<T>(p.z, tile.row + t, c.begin);
-        Prefetch(z + kLanes);
-        y = y * Silu(LoadChannels(z, c.count));
-      }
-      StoreChannels(y, At<T>(a.y, tile.row + t, c.begin), c.count);
+      if (gate) y = y * Silu(LoadSome(At<T>(p.z, tile.row + t, c.begin), c.count));
+      StoreSome(y, At<T>(a.y, tile.row + t, c.begin), c.count);
     }
     if (tile.last && a.hT != nullptr) {
       StoreLaneArray(state, p.components, c.count,
@@ -593,22 +616,21 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
     const F32 bias = LoadOptional(p.dt_bias, c);
     for (int64_t t = 0; t < tile.rows; ++t) {
       const int64_t row = tile.row + t;
-      const T* x = At<T>(p.x, row, c.begin);
-      const T* dy = At<T>(a.dy, row, c.begin);
-      Prefetch(x + kLanes);
-      Prefetch(At<T>(p.dt, row, c.begin) + kLanes);
-      Prefetch(dy + kLanes);
+      PrefetchNext<T>(p.x, row, -kRows, c);
+      PrefetchNext<T>(p.dt, row, -kRows, c);
+      PrefetchNext<T>(a.dy, row, -kRows, c);
+      if (gate) PrefetchNext<T>(p.z, row, -kRows, c);
+      PrefetchForWriting<T>(a.dx, row, c);
+      PrefetchForWriting<T>(a.ddt, row, c);
+      PrefetchForWriting<T>(a.dz, row, c);
+      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
       const Step step = StepOfRow<T>(p, row, c, bias);
       Store(step.softplus, r.softplus + t * kScanBlock);
       Store(step.slope, r.slope + t * kScanBlock);
       Store(step.step, r.step + t * kScanBlock);
-      Store(step.step * LoadChannels(x, c.count), r.input + t * kScanBlock);
-      F32 d_sum = LoadChannels(dy, c.count);
-      if (gate) {
-        const T* z = At<T>(p.z, row, c.begin);
-        Prefetch(z + kLanes);
-        d_sum = d_sum * Silu(LoadChannels(z, c.count));
-      }
+      Store(step.step * x, r.input + t * kScanBlock);
+      F32 d_sum = LoadSome(At<T>(a.dy, row, c.begin), c.count);
+      if (gate) d_sum = d_sum * Silu(LoadSome(At<T>(p.z, row, c.begin), c.count));
       Store(d_sum, r.dy + t * kScanBlock);
       Store(Zero(), r.d_input + t * kScanBlock);
       Store(Zero(), r.d_step + t * kScanBlock);
@@ -631,7 +653,7 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
     F32 d_bias = Load(a.d_dt_bias + c.block * kScanBlock + c.lane);
     for (int64_t t = 0; t < tile.rows; ++t) {
       const int64_t row = tile.row + t;
-      const F32 x = LoadChannels(At<T>(p.x, row, c.begin), c.count);
+      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
       const F32 d_sum = Load(r.dy + t * kScanBlock);
       const F32 d_input = Load(r.d_input + t * kScanBlock);
       const F32 d_step = MulAdd(d_input, x, Load(r.d_step + t * kScanBlock));
@@ -639,19 +661,19 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
       if (p.interval != nullptr) ddt = ddt * p.interval[row];
       d_bias = d_bias + ddt;
       dD = MulAdd(d_sum, x, dD);
-      if (a.ddt.data != nullptr) StoreChannels(ddt, At<T>(a.ddt, row, c.begin), c.count);
+      if (a.ddt.data != nullptr) StoreSome(ddt, At<T>(a.ddt, row, c.begin), c.count);
       if (a.dx.data != nullptr) {
         const F32 dx = MulAdd(d_input, Load(r.step + t * kScanBlock), d_sum * skip);
-        StoreChannels(dx, At<T>(a.dx, row, c.begin), c.count);
+        StoreSome(dx, At<T>(a.dx, row, c.begin), c.count);
       }
       if (a.d_interval != nullptr) {
         a.d_interval[row - a.tiles[0].row] += ReduceSum(d_step * Load(r.softplus + t * kScanBlock));
       }
       if (sum) {
         const F32 y = MulAdd(skip, x, Load(r.sum + t * kScanBlock));
-        const F32 slope = SiluWithSlope(LoadChannels(At<T>(p.z, row, c.begin), c.count)).slope;
-        const F32 dy = LoadChannels(At<T>(a.dy, row, c.begin), c.count);
-        StoreChannels(dy * y * slope, At<T>(a.dz, row, c.begin), c.count);
+        const F32 slope = SiluWithSlope(LoadSome(At<T>(p.z, row, c.begin), c.count)).slope;
+        const F32 dy = LoadSome(At<T>(a.dy, row, c.begin), c.count);
+        StoreSome(dy * y * slope, At<T>(a.dz, row, c.begin), c.count);
       }
     }
     Store(dD, a.dD + c.block * kScanBlock + c.lane);
