@@ -23,8 +23,8 @@ bool IsSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 // How many of the first bytes of `text` to tokenize together.
 size_t PieceLength(std::string_view text) {
   if (text.size() <= kPieceBytes) return text.size();
-  for (size_t end = kPieceBytes; end >= 2; --end) {
-    if (text[end - 1] == '\n' && !IsSpace(text[end - 2]) && !IsSpace(text[end])) return end;
+  for (size_t end = kPieceBytes; end > kPieceBytes / 2; --end) {
+    if (text[end] == ' ' && end + 1 < text.size() && !IsSpace(text[end + 1])) return end;
   }
   // No such place: at least do not cut a UTF-8 character (its later bytes are 10xxxxxx).
   size_t end = kPieceBytes;

@@ -36,10 +36,9 @@ struct BitsPerByte {
 
 // Reads `text` from start to end with the state carried over, in constant memory.
 //
-// Text is tokenized in pieces of about 64 KiB that end where a line does (after a newline that
-// stands between two characters that are not white space), which byte and GPT-2-like tokenizers
-// cut there anyway; in text without such a place the piece ends after 64 KiB, and tokens do not
-// cross it.
+// Text is tokenized in pieces of at most 64 KiB that end before a word's leading space, where byte
+// and GPT-2-like tokenizers cut anyway; in text without such a place the piece ends after 64 KiB,
+// and tokens do not cross it.
 //
 // Throws kInvalidArgument for an empty text or a token outside the model's vocabulary, kNumeric
 // where the model's answer is not a finite number, kCancelled.

@@ -77,16 +77,16 @@ TEST(BitsPerByte, ASingleByteIsUniform) {
   EXPECT_EQ(model.forwards(), 0);
 }
 
-// Text longer than the pieces in which it is tokenized, with and without ends of lines.
+// Text longer than the pieces in which it is tokenized, with and without words.
 TEST(BitsPerByte, LongTextsAreReadInPiecesWithTheStateCarried) {
-  const ToyTokenizer tokenizer({"a", "b", "\n", "é"});
-  for (const bool lines : {true, false}) {
+  const ToyTokenizer tokenizer({"a", "b", " ", "é"});
+  for (const bool words : {true, false}) {
     const ToyModel model(4);
     std::string text;
     Random random(8);
     while (text.size() < 150000) {
       text += tokenizer.Bytes(static_cast<int32_t>(random.NextBelow(4)));
-      if (!lines && text.back() == '\n') text.back() = 'a';
+      if (!words && text.back() == ' ') text.back() = 'a';
     }
     int64_t last = 0;
     int64_t calls = 0;
@@ -102,7 +102,7 @@ TEST(BitsPerByte, LongTextsAreReadInPiecesWithTheStateCarried) {
     const double expected = Nats(model, tokenizer.Encode(text), -1);
     EXPECT_NEAR(result.nats, expected, 1e-9 * expected);
     EXPECT_EQ(last, static_cast<int64_t>(text.size()));
-    EXPECT_GT(calls, 80);
+    EXPECT_LE(calls, 180);  // no crumbs
   }
 }
 
