@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -19,6 +19,16 @@
 #include "adder/core/error.h"
 #include "adder/core/shape.h"
 #include "adder/formats/file.h"
+
+// toml++ 3.3 guards its parser by assertions that hostile text reaches ("[@]"), and with NDEBUG
+// makes them promises to the optimizer. Here they are errors, in every build.
+namespace {
+struct BrokenTomlAssertion {};
+[[noreturn]] void ThrowBrokenTomlAssertion() { throw BrokenTomlAssertion(); }
+}  // namespace
+#undef NDEBUG
+#define TOML_ASSERT(condition) ((condition) ? static_cast<void>(0) : ThrowBrokenTomlAssertion())
+#include <toml++/toml.h>
 
 namespace adder {
 namespace {
@@ -206,6 +216,43 @@ std::string RealText(double value) {
   return text;
 }
 
+// The parser gets ASCII alone: toml++ 3.3 has undefined behaviour for some characters outside
+// strings (U+021A among them). Bytes beyond ASCII become "~xHH~" and "~" becomes "~~", which is
+// undone in all that comes out of the parser. Lines stay lines.
+std::string ToAscii(std::string_view text) {
+  std::string ascii;
+  for (const char c : text) {
+    if (c == '~') {
+      ascii += "~~";
+    } else if (static_cast<unsigned char>(c) >= 0x80) {
+      ascii += fmt::format("~x{:02x}~", static_cast<unsigned char>(c));
+    } else {
+      ascii += c;
+    }
+  }
+  return ascii;
+}
+
+std::string FromAscii(std::string_view ascii) {
+  std::string text;
+  while (!ascii.empty()) {
+    unsigned byte = 0;
+    const char* digits = ascii.data() + 2;
+    if (ascii.starts_with("~~")) {
+      text += '~';
+      ascii.remove_prefix(2);
+    } else if (ascii.size() >= 5 && ascii.starts_with("~x") && ascii[4] == '~' &&
+               std::from_chars(digits, digits + 2, byte, 16).ptr == digits + 2) {
+      text += static_cast<char>(byte);
+      ascii.remove_prefix(5);
+    } else {
+      text += ascii[0];
+      ascii.remove_prefix(1);
+    }
+  }
+  return text;
+}
+
 std::string Expected(const Field& field) {
   struct Visitor {
     std::string operator()(const IntegerField& f) const {
@@ -276,17 +323,17 @@ bool Assign(const Field& field, const toml::node& node) {
     }
     bool operator()(const TextField& f) const {
       if (!node.is_string()) return false;
-      *f.value = node.as_string()->get();
+      *f.value = FromAscii(node.as_string()->get());
       return true;
     }
     bool operator()(const ListField& f) const {
       std::vector<std::string> values;
       if (node.is_string()) {
-        values.push_back(node.as_string()->get());
+        values.push_back(FromAscii(node.as_string()->get()));
       } else if (node.is_array()) {
         for (const toml::node& element : *node.as_array()) {
           if (!element.is_string()) return false;
-          values.push_back(element.as_string()->get());
+          values.push_back(FromAscii(element.as_string()->get()));
         }
       } else {
         return false;
@@ -309,7 +356,7 @@ bool Assign(const Field& field, const toml::node& node) {
 std::string NodeText(const toml::node& node) {
   constexpr size_t kMost = 60;
   if (const auto* text = node.as_string()) {
-    const std::string quoted = Quote(text->get());
+    const std::string quoted = Quote(FromAscii(text->get()));
     return quoted.size() > kMost ? quoted.substr(0, kMost) + "…" : quoted;
   }
   std::ostringstream out;
@@ -376,10 +423,12 @@ using Settings = std::map<std::string, Setting>;
 
 toml::table ParseToml(std::string_view text, const std::string& source) {
   try {
-    return toml::parse(text);
+    return toml::parse(ToAscii(text));
   } catch (const toml::parse_error& error) {
     Fail(fmt::format("{}:{}", source, error.source().begin.line),
-         fmt::format("no valid TOML: {}", error.description()));
+         fmt::format("no valid TOML: {}", FromAscii(error.description())));
+  } catch (const BrokenTomlAssertion&) {
+    Fail(source, "no valid TOML");
   }
 }
 
@@ -394,7 +443,7 @@ void Collect(const toml::table& document, const std::string& source,
     });
   };
   for (const auto& [section_key, section] : document) {
-    const std::string section_name(section_key.str());
+    const std::string section_name = FromAscii(section_key.str());
     if (!is_known(section_name, true)) {
       Fail(place(section), fmt::format("unknown {} {}{}", section.is_table() ? "section" : "key",
                                        Quote(section_name), Suggestion(fields, section_name)));
@@ -404,7 +453,7 @@ void Collect(const toml::table& document, const std::string& source,
                                        NodeText(section), section_name));
     }
     for (const auto& [key, node] : *section.as_table()) {
-      const std::string name = section_name + "." + std::string(key.str());
+      const std::string name = section_name + "." + FromAscii(key.str());
       if (!is_known(name, false)) {
         Fail(place(node), fmt::format("unknown key {}{}", Quote(name), Suggestion(fields, name)));
       }
@@ -484,13 +533,13 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
     }
     toml::table parsed;
     try {
-      parsed = toml::parse("value = " + value);
-    } catch (const toml::parse_error&) {
+      parsed = ParseToml("value = " + value, where);
+    } catch (const Error&) {
       parsed.clear();
     }
     if (parsed.size() != 1) {
       parsed.clear();
-      parsed.insert("value", value);
+      parsed.insert("value", ToAscii(value));
     }
     override_documents.push_back(std::move(parsed));
     settings[name] = {override_documents.back().get("value"), where};

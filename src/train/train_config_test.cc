@@ -80,9 +80,25 @@ TEST(TrainConfigTest, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(
       MessageOf("[data]\ntrain = [1, 2]\n[train]\nsteps = 1\n"),
       HasSubstr("run.toml:2: data.train is a list, expected a string or a list of strings"));
+  EXPECT_THAT(MessageOf("# é\n\u021atrain = 1\n"), HasSubstr("run.toml:2: no valid TOML"));
+  EXPECT_THAT(MessageOf("[@data]\n"), AllOf(HasSubstr("run.toml"), HasSubstr("no valid TOML")));
   EXPECT_THAT(MessageOf("[data]\ntrain = \"a\n"), HasSubstr("run.toml:2: no valid TOML"));
   EXPECT_THAT(MessageOf(least + "[model]\nsize = \"7b\"\n"),
               AllOf(HasSubstr("run.toml:6: "), HasSubstr("7b")));
+}
+
+TEST(TrainConfigTest, CharactersBeyondAsciiStandInStringsAndComments) {
+  const std::string toml =
+      "# é \"\n"
+      "[data] # 'é\n"
+      "train = ['é\"', \"\\\"ü\", \"\"\"\nö\n\"\"\"\"\"]\n"
+      "separator = '''ß'''''\n"
+      "[train]\nsteps = 1 # ž\n";
+  const std::vector<std::string> overrides = {"output.run=~/läufe/1"};
+  const TrainConfig config = ParseTrainConfig(toml, "run.toml", overrides);
+  EXPECT_THAT(config.data.train, ElementsAre("é\"", "\"ü", "ö\n\"\""));
+  EXPECT_EQ(config.data.separator, "ß''");
+  EXPECT_EQ(config.output.run, "~/läufe/1");
 }
 
 TEST(TrainConfigTest, MistakesAcrossKeys) {
