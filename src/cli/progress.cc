@@ -89,7 +89,8 @@ void Progress::Draw(double share, const std::vector<std::string>& fields, double
   }
   const size_t spare = width > used + 3 ? width - used - 3 : 0;
   std::string bar;
-  if (spare >= kLeastBarCells) bar = fmt::format(" {}", Bar(share, std::min(spare, kMostBarCells), unicode_));
+  if (spare >= kLeastBarCells)
+    bar = fmt::format(" {}", Bar(share, std::min(spare, kMostBarCells), unicode_));
   // Carriage return, the line, and "erase to the end of the line".
   bar_ = fmt::format("\r{}{}{}{}\x1b[K", head, bar, middle, tail);
   std::fputs(bar_.c_str(), stderr);
