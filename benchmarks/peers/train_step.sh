@@ -35,11 +35,11 @@ for peer in "${peers[@]}"; do
   awk -v peer="$peer" -v rate="$(field tokens_per_s <<< "$measured")" \
     -v seconds="$(field seconds_per_step <<< "$measured")" \
     -v before="$(field ms_per_step <<< "$before")" -v after="$(field ms_per_step <<< "$after")" \
-    -v length=1024 \
+    -v tokens=1024 \
     'BEGIN {
        slower = before > after ? before : after
        printf "%-22s %10.1f %10.0f %11.1fx\n", peer, rate, 1000 * seconds, 1000 * seconds / slower
-       printf "%-22s %10.1f %10.0f\n", "adder, around it", 1000 * length / slower, slower
+       printf "%-22s %10.1f %10.0f\n", "adder, around it", 1000 * tokens / slower, slower
      }'
   before=$after
 done
