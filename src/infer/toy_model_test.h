@@ -107,6 +107,7 @@ class ToyTokenizer : public Tokenizer {
   // "a", "b", "c", …
   static ToyTokenizer Letters(int count) {
     std::vector<std::string> texts;
+    texts.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i) texts.emplace_back(1, static_cast<char>('a' + i));
     return ToyTokenizer(texts);
   }

@@ -103,12 +103,14 @@ inline double MaxAbs(const Tensor& tensor) {
 
 // "[3, 17]": the index of the i-th element in row-major order.
 inline std::string IndexToString(const Shape& shape, int64_t i) {
-  std::string text = "]";
-  for (int axis = shape.rank() - 1; axis >= 0; --axis) {
-    text = (axis > 0 ? ", " : "[") + std::to_string(i % shape[axis]) + text;
-    i /= shape[axis];
+  std::string text = "[";
+  int64_t stride = shape.elements();
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    stride /= shape[axis];
+    if (axis > 0) text += ", ";
+    text += std::to_string(i / stride % shape[axis]);
   }
-  return shape.rank() == 0 ? "[]" : text;
+  return text + "]";
 }
 
 // Every element of `actual` is finite and within tolerance · max|expected| of `expected`'s: errors

@@ -83,8 +83,6 @@ class TrainingRunTest : public ::testing::Test {
 // the last checkpoint, the resulting model, and the metrics without the clock's part.
 struct Result {
   std::string weights, optimizer, carried, model, metrics;
-
-  friend bool operator==(const Result&, const Result&) = default;
 };
 
 Result ResultOf(const fs::path& run) {
@@ -239,7 +237,7 @@ TEST_F(TrainingRunTest, KilledAtAnyMoment) {
     ASSERT_EQ(posix_spawn(&child, self.c_str(), &actions, nullptr, arguments, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
     // Later and later, so that the run ends at some time however slow the machine is.
-    const auto longest = static_cast<uint64_t>(20 + 20 * attempt);
+    const auto longest = 20 * (static_cast<uint64_t>(attempt) + 1);
     std::this_thread::sleep_for(std::chrono::milliseconds(5 + random.NextBelow(longest)));
     kill(child, SIGKILL);
     int status = 0;
@@ -338,7 +336,7 @@ TEST_F(TrainingRunTest, FoldersAndTextsThatDoNotFitAreNamed) {
   EXPECT_EQ(ErrorOf([&] { RunTraining(config, run, true); }).code(), ErrorCode::kNotFound);
   EXPECT_FALSE(fs::exists(run));
   TrainConfig wrong = config;
-  std::ofstream(folder_ / "empty");
+  WriteFileAtomically(folder_ / "empty", "");
   wrong.data.train = {(folder_ / "empty").string()};
   EXPECT_THAT(ErrorOf([&] { RunTraining(wrong, run, false); }).what(),
               HasSubstr("empty: the file is empty"));

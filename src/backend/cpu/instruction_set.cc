@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -90,6 +91,13 @@ std::span<const InstructionSet> SupportedInstructionSets() {
 
 InstructionSet ActiveInstructionSet() { return Active().load(std::memory_order_relaxed); }
 
-void SetActiveInstructionSet(InstructionSet set) { Active().store(set); }
+void SetActiveInstructionSet(InstructionSet set) {
+  const auto supported = SupportedInstructionSets();
+  if (std::find(supported.begin(), supported.end(), set) == supported.end()) {
+    throw Error(ErrorCode::kUnsupported,
+                "this machine lacks the instructions of " + std::string(InstructionSetName(set)));
+  }
+  Active().store(set);
+}
 
 }  // namespace adder::cpu

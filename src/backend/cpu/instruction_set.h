@@ -27,7 +27,8 @@ std::span<const InstructionSet> SupportedInstructionSets();
 // The set kernels run with: the most capable one, or what the environment variable ADDER_ISA names.
 // Throws kInvalidArgument for a name unknown, kUnsupported for one this machine lacks.
 InstructionSet ActiveInstructionSet();
-// Chooses another supported set from now on (tests compare all of them).
+// Chooses another set from now on (tests compare all of them). Throws kUnsupported for one this
+// machine lacks.
 void SetActiveInstructionSet(InstructionSet set);
 
 }  // namespace adder::cpu

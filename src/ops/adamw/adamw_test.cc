@@ -10,7 +10,6 @@
 namespace adder {
 namespace {
 
-using test::AsType;
 using test::ForEveryInstructionSet;
 using test::Near;
 using test::RandomNormal;

@@ -15,7 +15,6 @@ using test::AsType;
 using test::ForEveryInstructionSet;
 using test::Near;
 using test::RandomNormal;
-using test::RoundedTo;
 using test::SameBits;
 using testing::HasSubstr;
 
