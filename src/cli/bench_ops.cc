@@ -175,6 +175,7 @@ void Run(const Options& options) {
     for (const Case& c : cases) {
       c.run();
       std::vector<double> seconds;
+      seconds.reserve(static_cast<size_t>(options.repetitions));
       // The roof in the same minute: the machine may be faster or slower in the next.
       const double roof = cpu::MeasureRoof(c.roof, threads, kRoofSeconds);
       for (int i = 0; i < options.repetitions; ++i) seconds.push_back(SecondsOf(c.run));

@@ -91,8 +91,9 @@ bool MultipliesBFloat16() {
     try {
       const memory::desc square({16, 16}, memory::data_type::bf16, memory::dims{16, 1});
       const memory::desc sums({16, 16}, memory::data_type::f32, memory::dims{16, 1});
-      dnnl::matmul::primitive_desc(dnnl::matmul::desc(square, square, sums), Engine());
-      return true;
+      const dnnl::matmul::primitive_desc product(dnnl::matmul::desc(square, square, sums),
+                                                 Engine());
+      return static_cast<bool>(product);
     } catch (const dnnl::error&) {
       return false;
     }

@@ -136,6 +136,7 @@ TEST(MatMulTest, RunsFromSeveralThreadsAtOnce) {
   EXPECT_EQ(failures, std::vector<int>(4, 0));
   failures.assign(4, -1);
   std::vector<std::thread> threads;
+  threads.reserve(failures.size());
   for (int& failure : failures) threads.emplace_back([&failure, &differs] { failure = differs(); });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(failures, std::vector<int>(4, 0));

@@ -140,8 +140,8 @@ TEST(LinearTest, BackwardAgreesWithTheReference) {
           run.dx = strided ? WithRowGap(actual.dx, 1) : actual.dx.Clone();
           run.dW = actual.dW.Clone();
           run.dbias = actual.dbias.Clone();
-          LinearBackward(x, p.W.To(dtype), dy, run);
-          EXPECT_TRUE(Near(run.dx, expected.dx, Tolerance(dtype))) << "dx of " << x.ToString();
+          LinearBackward(x, p.W.To(x.dtype()), dy, run);
+          EXPECT_TRUE(Near(run.dx, expected.dx, Tolerance(x.dtype()))) << "dx of " << x.ToString();
           EXPECT_TRUE(Near(run.dW, expected.dW, 5e-6)) << "dW of " << x.ToString();
           EXPECT_TRUE(Near(run.dbias, expected.dbias, 5e-6)) << "dbias of " << x.ToString();
         });

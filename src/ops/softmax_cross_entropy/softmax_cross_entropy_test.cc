@@ -8,7 +8,6 @@
 namespace adder {
 namespace {
 
-using test::AsType;
 using test::Near;
 using test::RandomNormal;
 using test::RoundedTo;
