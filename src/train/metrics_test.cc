@@ -83,8 +83,8 @@ TEST_F(MetricsTest, DamagedLinesEndTheHistory) {
 
 TEST_F(MetricsTest, TheCurveShowsBothTexts) {
   std::vector<Metrics> history;
-  for (int64_t step = 1; step <= 100; ++step) history.push_back(Step(step));
-  history.push_back(EvaluationMetrics{100, 10, 0.5, 0.0});
+  for (int64_t step = 1; step <= 100; ++step) history.emplace_back(Step(step));
+  history.emplace_back(EvaluationMetrics{100, 10, 0.5, 0.0});
   const std::string svg = RenderLossCurve(history, "a run");
   EXPECT_THAT(svg, HasSubstr(">training</text>"));
   EXPECT_THAT(svg, HasSubstr(">validation (0.500)</text>"));
