@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "adder/backend/cpu/instruction_set.h"
+#include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/core/tensor.h"
@@ -99,6 +100,19 @@ inline double MaxAbs(const Tensor& tensor) {
     }
   });
   return most;
+}
+
+// The message of the kInvalidArgument that `call` throws; the test fails when it throws none.
+template <class Call>
+std::string ErrorOf(Call&& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error was thrown";
+  return "";
 }
 
 // "[3, 17]": the index of the i-th element in row-major order.

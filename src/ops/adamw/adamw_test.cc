@@ -10,6 +10,7 @@
 namespace adder {
 namespace {
 
+using test::ErrorOf;
 using test::ForEveryInstructionSet;
 using test::Near;
 using test::RandomNormal;
@@ -209,19 +210,6 @@ TEST(GradientNorm, AgreesWithTheReferenceAndAcrossInstructionSets) {
   const float values[] = {3, 4};
   EXPECT_EQ(GradientNorm(std::vector<Tensor>{Tensor::From({2}, std::span<const float>(values))}),
             5);
-}
-
-// The message of the Error that `call` throws.
-template <class Call>
-std::string ErrorOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
 }
 
 TEST(AdamW, RefusesWhatDoesNotFit) {

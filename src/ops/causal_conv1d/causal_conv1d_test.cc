@@ -12,6 +12,7 @@ namespace adder {
 namespace {
 
 using test::AsType;
+using test::ErrorOf;
 using test::ForEveryInstructionSet;
 using test::Near;
 using test::RandomNormal;
@@ -392,19 +393,6 @@ TEST(CausalConv1dCpu, AddsToParametersAndLeavesWhatIsNotAskedFor) {
   CausalConv1dBackward(c.inputs, c.dy, c.d_final_window, only_dx);
   EXPECT_TRUE(SameBits(only_dx.dx, once.dx));
   CausalConv1dBackward(c.inputs, c.dy, c.d_final_window, {});
-}
-
-// The message of the Error that `call` throws.
-template <class Call>
-std::string ErrorOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
 }
 
 TEST(CausalConv1d, RefusesWhatDoesNotFit) {

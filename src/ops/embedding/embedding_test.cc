@@ -10,6 +10,7 @@
 namespace adder {
 namespace {
 
+using test::ErrorOf;
 using test::ForEveryInstructionSet;
 using test::RandomNormal;
 using test::SameBits;
@@ -109,19 +110,6 @@ TEST(EmbeddingCpu, ResultsDoNotDependOnThreads) {
     EXPECT_TRUE(SameBits(results.back(), results.front()));
   }
   cpu::SetThreadCount(threads);
-}
-
-// The message of the Error that `call` throws.
-template <class Call>
-std::string ErrorOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
 }
 
 TEST(Embedding, RefusesTokensOutsideTheVocabulary) {

@@ -11,6 +11,7 @@ namespace adder {
 namespace {
 
 using test::AsType;
+using test::ErrorOf;
 using test::ForEveryInstructionSet;
 using test::MaxAbs;
 using test::Near;
@@ -313,19 +314,6 @@ TEST(RmsNormCpu, ResultsDoNotDependOnThreads) {
     EXPECT_NEAR(gradients.front().dweight.data<float>()[d], 2 * once.data<float>()[d],
                 2e-4);  // sums of a thousand terms, added block by block
   }
-}
-
-// The message of the Error that `call` throws.
-template <class Call>
-std::string ErrorOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error was thrown";
-  return "";
 }
 
 TEST(RmsNorm, RefusesWhatDoesNotFit) {
