@@ -12,7 +12,8 @@
 namespace adder {
 namespace {
 
-constexpr int64_t kLengthsChannels = 64;
+// A million rows of a whole model would need tens of gigabytes; these need 4.3.
+constexpr int64_t kLengthsChannels = 256;
 
 struct Options {
   SelectiveScanBenchmarkOptions scan;
@@ -26,7 +27,6 @@ void Run(const Options& options) {
   SelectiveScanBenchmarkOptions scan = options.scan;
   scan.dtype = ParseDType(options.dtype);
   if (options.lengths) {
-    // A million rows of all channels would need tens of gigabytes.
     if (!options.channels_given) scan.channels = kLengthsChannels;
     const std::vector<int64_t> rows = {1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20};
     const std::vector<double> times = MeasureSelectiveScanLengths(scan, rows);
@@ -73,7 +73,7 @@ void AddBenchScan(CLI::App& bench) {
       ->type_name("S")
       ->capture_default_str();
   command->add_flag("--lengths", options->lengths,
-                    "Time per row for 2^10 to 2^20 rows instead, of 64 channels if not given");
+                    "Time per row for 2^10 to 2^20 rows instead, of 256 channels if not given");
   AddJsonOption(*command, options->json);
   command->callback([options, command] {
     options->channels_given = command->count("--channels") > 0;

@@ -1,5 +1,7 @@
 #include "adder/core/storage.h"
 
+#include <sys/mman.h>
+
 #include <bit>
 #include <map>
 #include <mutex>
@@ -13,6 +15,16 @@ namespace {
 
 // A freed block of at least this size is cached; smaller ones the system allocator serves well.
 constexpr int64_t kCachedBlockMinimum = int64_t{1} << 18;
+
+// A block of at least this size asks for huge pages and is aligned to them: operators walk many
+// rows at once, each in a page of its own, and with 4 KiB pages the address translations alone cost
+// the scan a tenth of its time once the rows no longer fit the cache.
+constexpr int64_t kHugePage = int64_t{1} << 21;
+constexpr int64_t kHugePageBlockMinimum = 2 * kHugePage;
+
+std::align_val_t Alignment(int64_t size) {
+  return std::align_val_t(size >= kHugePageBlockMinimum ? kHugePage : kStorageAlignment);
+}
 
 // Reuse would hide use-after-free from the address sanitizer, which g++ and clang++ announce
 // differently.
@@ -47,15 +59,18 @@ class HostBlockCache {
       }
     }
     const auto count = static_cast<size_t>(size);
-    void* block = ::operator new(count, std::align_val_t(kStorageAlignment), std::nothrow);
+    void* block = ::operator new(count, Alignment(size), std::nothrow);
     if (block == nullptr) {
       Release();
-      block = ::operator new(count, std::align_val_t(kStorageAlignment), std::nothrow);
+      block = ::operator new(count, Alignment(size), std::nothrow);
     }
     if (block == nullptr) {
       throw Error(ErrorCode::kOutOfMemory,
                   "out of memory: " + std::to_string(size) + " bytes were asked for");
     }
+    // Advice only: where the system has no huge pages, nothing is lost.
+    if (size >= kHugePageBlockMinimum)
+      ::madvise(block, count / kHugePage * kHugePage, MADV_HUGEPAGE);
     return static_cast<std::byte*>(block);
   }
 
@@ -65,13 +80,13 @@ class HostBlockCache {
       free_.emplace(size, block);
       return;
     }
-    ::operator delete(block, std::align_val_t(kStorageAlignment));
+    ::operator delete(block, Alignment(size));
   }
 
   void Release() {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [size, block] : free_) {
-      ::operator delete(block, std::align_val_t(kStorageAlignment));
+      ::operator delete(block, Alignment(size));
     }
     free_.clear();
   }
