@@ -3,55 +3,22 @@
 
 #include <utility>
 
-#include "adder/core/error.h"
+#include "adder/autograd/recording.h"
 #include "adder/ops/embedding/embedding.h"
 #include "adder/ops/linear/linear.h"
-#include "adder/ops/rms_norm/rms_norm.h"
 #include "adder/ops/selective_scan/selective_scan.h"
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
 
 namespace adder {
 namespace {
 
-bool Wanted(const Variable& variable) { return variable.requires_grad(); }
-bool Wanted(const Parameter& parameter) { return parameter.grad.defined(); }
-bool Wanted(const Parameter* parameter) {
-  return parameter != nullptr && parameter->grad.defined();
-}
-bool Wanted(const Variable* variable) { return variable != nullptr && variable->requires_grad(); }
-
-// Whether a function of these variables and parameters is recorded.
-template <class... Sources>
-bool Records(const Tape* tape, const Sources&... sources) {
-  return tape != nullptr && (Wanted(sources) || ...);
-}
-
-Tensor Compute(const Parameter* parameter) {
-  return parameter == nullptr ? Tensor() : parameter->compute;
-}
-Tensor Grad(const Parameter* parameter) {
-  return parameter == nullptr ? Tensor() : parameter->grad;
-}
-Tensor Value(const Variable* variable) {
-  return variable == nullptr ? Tensor() : variable->value();
-}
-Gradient GradientOf(const Variable* variable) {
-  return variable == nullptr ? Gradient() : variable->gradient();
-}
-
-// Where an operator leaves its new memory: nowhere, in the old memory, or in a new tensor.
-Tensor NewMemory(const Tape* tape, const Variable* memory, MemoryUpdate update, const Shape& shape,
-                 Device device) {
-  if (memory == nullptr) return {};
-  if (update == MemoryUpdate::kReplace || !memory->defined()) {
-    return Tensor::Empty(shape, DType::kF32, device);
-  }
-  if (tape != nullptr) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "memory cannot be overwritten while a tape records: the backward needs it");
-  }
-  return memory->value();
-}
+using recording::CheckRank;
+using recording::Compute;
+using recording::Grad;
+using recording::GradientOf;
+using recording::NewMemory;
+using recording::Records;
+using recording::Value;
 
 // [D, 1, width] as [D, width].
 Tensor ConvKernel(const Tensor& weight) {
@@ -63,13 +30,6 @@ Tensor ConvKernel(const Tensor& weight) {
 void AddProduct(const Tensor& a, const Tensor& b, const Tensor& c) {
   float* sum = a.data<float>();
   for (int64_t i = 0; i < a.elements(); ++i) sum[i] += b.data<float>()[i] * c.data<float>()[i];
-}
-
-void CheckRank(const Variable& x, int rank, const char* what) {
-  if (x.value().rank() == rank) return;
-  throw Error(ErrorCode::kInvalidArgument, std::string(what) + " is " + x.value().ToString() +
-                                               ", expected " + std::to_string(rank) +
-                                               " dimensions");
 }
 
 }  // namespace
@@ -205,63 +165,6 @@ Variable SelectiveScan(Tape* tape, const SelectiveScanVariables& variables,
         for (const Contribution* each : {&to_x, &to_dt, &to_B, &to_C, &to_z, &to_h0}) each->Add();
         if (dA.defined()) AddProduct(dA_log, dA, inputs.A);
       });
-  return result;
-}
-
-Variable RmsNorm(Tape* tape, const Variable& x, const Variable& residual, const Parameter& weight,
-                 double eps, DType y_dtype, Variable* sum) {
-  const bool records = Records(tape, x, residual, weight);
-  const bool x_is_sum = !residual.defined() && x.value().dtype() == DType::kF32;
-  const RmsNormInputs inputs{.x = x.value(),
-                             .residual = residual.value(),
-                             .weight = weight.compute,
-                             .eps = static_cast<float>(eps)};
-  RmsNormOutputs outputs{.y = Tensor::Empty(x.value().shape(), y_dtype, x.value().device()),
-                         .residual_out = {}};
-  if (!x_is_sum && (records || sum != nullptr)) {
-    outputs.residual_out = Tensor::Empty(x.value().shape(), DType::kF32, x.value().device());
-  }
-  RmsNorm(inputs, outputs);
-  Variable result(outputs.y, records);
-
-  if (x_is_sum) {
-    if (records) {
-      tape->Record([r = x.value(), weight = weight.compute, eps = inputs.eps, dx = x.gradient(),
-                    dweight = weight.grad, dy = result.gradient()] {
-        const Tensor seed = dy.value();
-        if (!seed.defined()) return;
-        if (!dx.wanted())
-          return RmsNormBackward(r, weight, eps, seed, {},
-                                 {.dr = {}, .dx = {}, .dweight = dweight});
-        // What later consumers of x collected is the gradient of r that arrives beside dy.
-        dx.Collect([&](const Tensor& target, bool accumulate) {
-          RmsNormBackward(r, weight, eps, seed, accumulate ? target : Tensor(),
-                          {.dr = target, .dx = {}, .dweight = dweight});
-        });
-      });
-    }
-    if (sum != nullptr) *sum = x;
-    return result;
-  }
-
-  const Variable r(outputs.residual_out, records && outputs.residual_out.defined());
-  if (records) {
-    tape->Record([r = r.value(), weight = weight.compute, eps = inputs.eps, dx = x.gradient(),
-                  d_residual = residual.gradient(), dweight = weight.grad, dy = result.gradient(),
-                  dr = r.gradient()] {
-      Tensor seed = dy.value();
-      const Tensor sum_seed = dr.value();
-      if (!seed.defined() && !sum_seed.defined()) return;
-      if (!seed.defined()) seed = Tensor::Zeros(r.shape(), DType::kF32, r.device());
-      const Contribution to_x(dx);
-      const Contribution to_residual(d_residual);
-      RmsNormBackward(r, weight, eps, seed, sum_seed,
-                      {.dr = to_residual.target(), .dx = to_x.target(), .dweight = dweight});
-      to_x.Add();
-      to_residual.Add();
-    });
-  }
-  if (sum != nullptr) *sum = r;
   return result;
 }
 

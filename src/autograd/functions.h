@@ -55,6 +55,17 @@ Variable SelectiveScan(Tape* tape, const SelectiveScanVariables& inputs,
 // (x itself where that is r already).
 Variable RmsNorm(Tape* tape, const Variable& x, const Variable& residual, const Parameter& weight,
                  double eps, DType y_dtype, Variable* sum = nullptr);
+// The norm of x itself, with a weight of ones. x may be columns of another variable.
+Variable RmsNorm(Tape* tape, const Variable& x, double eps, DType y_dtype);
+
+// As RmsNorm, to mean 0 and variance 1. bias may be null.
+Variable LayerNorm(Tape* tape, const Variable& x, const Variable& residual, const Parameter& weight,
+                   const Parameter* bias, double eps, DType y_dtype, Variable* sum = nullptr);
+
+// Mamba-2's norm, in x's dtype: of x · silu(z), or with norm_before_gate of x, which is gated then.
+// group_size: channels that are normalised together, 0 for all.
+Variable GatedRmsNorm(Tape* tape, const Variable& x, const Variable& z, const Parameter& weight,
+                      double eps, int64_t group_size = 0, bool norm_before_gate = false);
 
 // tokens: i32 [rows]. y: [rows, D] in y_dtype.
 Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DType y_dtype);

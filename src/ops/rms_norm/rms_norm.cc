@@ -37,7 +37,7 @@ void CheckRmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs,
   const Shape& shape = inputs.x.shape();
   check.Rows(inputs.x, "x", activations, shape);
   check.OptionalRows(inputs.residual, "residual", {statistics}, shape);
-  check.Dense(inputs.weight, "weight", {statistics}, {shape[1]});
+  check.OptionalDense(inputs.weight, "weight", {statistics}, {shape[1]});
   CheckEps(check, inputs.eps);
   check.Rows(outputs.y, "y", activations, shape);
   check.OptionalRows(outputs.residual_out, "residual_out", {statistics}, shape);
@@ -53,7 +53,7 @@ void CheckRmsNormBackward(const Tensor& r, const Tensor& weight, float eps, cons
   check.Rank(r, "r", 2);
   const Shape& shape = r.shape();
   check.Rows(r, "r", {statistics}, shape);
-  check.Dense(weight, "weight", {statistics}, {shape[1]});
+  check.OptionalDense(weight, "weight", {statistics}, {shape[1]});
   CheckEps(check, eps);
   check.Rows(dy, "dy", activations, shape);
   check.OptionalRows(d_residual_out, "d_residual_out", {statistics}, shape);

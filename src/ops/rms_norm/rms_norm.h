@@ -12,7 +12,7 @@ namespace adder {
 struct RmsNormInputs {
   Tensor x;         // [rows, D]: f32, bf16 or f16 (the reference: f64)
   Tensor residual;  // [rows, D] f32, or not given
-  Tensor weight;    // [D] f32
+  Tensor weight;    // [D] f32, or not given: ones
   float eps = 1e-5f;
 };
 

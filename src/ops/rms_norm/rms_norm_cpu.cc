@@ -40,7 +40,7 @@ void RmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs) {
     arguments.x_stride = inputs.x.stride(0);
     arguments.residual = FloatRow(inputs.residual, begin);
     arguments.residual_stride = RowStride(inputs.residual);
-    arguments.weight = inputs.weight.data<float>();
+    arguments.weight = FloatRow(inputs.weight, 0);
     arguments.eps = inputs.eps;
     arguments.y = RowPointer(outputs.y, begin);
     arguments.y_dtype = outputs.y.dtype();
@@ -69,7 +69,7 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                   RmsNormBackwardArguments arguments;
                   arguments.r = FloatRow(r, begin);
                   arguments.r_stride = RowStride(r);
-                  arguments.weight = weight.data<float>();
+                  arguments.weight = FloatRow(weight, 0);
                   arguments.eps = eps;
                   arguments.dy = RowPointer(dy, begin);
                   arguments.dy_dtype = dy.dtype();

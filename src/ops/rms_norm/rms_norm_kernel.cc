@@ -1,53 +1,13 @@
 // rms_norm: each row is read twice, the second time from the cache.
 #include "adder/ops/rms_norm/rms_norm_kernel.h"
 
-#include "adder/backend/cpu/simd.h"
+#include "adder/backend/cpu/vector_loop.h"
 
 namespace adder::cpu::ADDER_ISA {
 namespace {
 
-// Sums are kept in f32 vectors for this many elements, then in double, so that a long row loses
-// nothing.
-constexpr int64_t kSumBlock = 4096;
 // A row whose squares overflow f32 is summed once more, scaled down by an exact power of two.
 constexpr float kSmall = 0x1p-80f;
-
-// n < kLanes elements, or a whole vector where n is kLanes.
-template <class T>
-ADDER_SIMD F32 LoadLanes(const T* from, int64_t n) {
-  return n == kLanes ? Load(from) : LoadPartial(from, n);
-}
-template <class T>
-ADDER_SIMD void StoreLanes(F32 value, T* to, int64_t n) {
-  if (n == kLanes) {
-    Store(value, to);
-  } else {
-    StorePartial(value, to, n);
-  }
-}
-
-// Calls step(element, n, sum) for each vector of [begin, end), n its elements and `sum` one of four
-// accumulators in turn, so that additions do not wait for each other.
-template <class Step>
-ADDER_SIMD void ForEachVector(int64_t begin, int64_t end, const Step& step) {
-  int64_t d = begin;
-  for (; d + 4 * kLanes <= end; d += 4 * kLanes) {
-    step(d, int64_t{kLanes}, 0);
-    step(d + kLanes, int64_t{kLanes}, 1);
-    step(d + 2 * kLanes, int64_t{kLanes}, 2);
-    step(d + 3 * kLanes, int64_t{kLanes}, 3);
-  }
-  for (; d + kLanes <= end; d += kLanes) step(d, int64_t{kLanes}, 0);
-  if (d < end) step(d, end - d, 1);
-}
-
-ADDER_SIMD double Total(const F32 (&sums)[4]) {
-  return static_cast<double>(ReduceSum((sums[0] + sums[1]) + (sums[2] + sums[3])));
-}
-
-ADDER_SIMD int64_t BlockEnd(int64_t begin, int64_t channels) {
-  return begin + kSumBlock < channels ? begin + kSumBlock : channels;
-}
 
 ADDER_SIMD bool Overflowed(double sum) { return sum == __builtin_inf(); }
 
@@ -55,6 +15,11 @@ ADDER_SIMD bool Overflowed(double sum) { return sum == __builtin_inf(); }
 ADDER_SIMD double InverseRms(double sum_of_squares, int64_t channels, float eps) {
   return 1.0 /
          __builtin_sqrt(sum_of_squares / static_cast<double>(channels) + static_cast<double>(eps));
+}
+
+// One where there is no weight.
+ADDER_SIMD F32 LoadWeight(const float* weight, int64_t d, int64_t n) {
+  return weight != nullptr ? LoadLanes(weight + d, n) : Set(1.0f);
 }
 
 template <class X>
@@ -71,8 +36,8 @@ ADDER_SIMD double SumOfSquares(const X* x, const float* residual, float* residua
   for (int64_t begin = 0; begin < channels; begin += kSumBlock) {
     F32 sums[4] = {};
     ForEachVector(
-        begin,
-        BlockEnd(begin, channels), [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
+        begin, SumBlockEnd(begin, channels),
+        [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
           const F32 r = LoadR(x, residual, d, n);
           if (residual_out != nullptr) StoreLanes(r, residual_out + d, n);
           const F32 scaled = r * scale;
@@ -101,7 +66,7 @@ ADDER_SIMD void ForwardRow(const RmsNormArguments& a, const X* x, const float* r
   const F32 inverse = Set(static_cast<float>(InverseRms(sum, a.channels, a.eps)));
   ForEachVector(
       0, a.channels, [&](int64_t d, int64_t n, int) __attribute__((always_inline)) {
-        StoreLanes(load_r(d, n) * inverse * LoadLanes(a.weight + d, n), y + d, n);
+        StoreLanes(load_r(d, n) * inverse * LoadWeight(a.weight, d, n), y + d, n);
       });
 }
 
@@ -128,10 +93,10 @@ ADDER_SIMD Statistics RowStatistics(const float* r, const float* weight, const D
     F32 squares[4] = {};
     F32 dots[4] = {};
     ForEachVector(
-        begin,
-        BlockEnd(begin, channels), [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
+        begin, SumBlockEnd(begin, channels),
+        [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
           const F32 scaled = LoadLanes(r + d, n) * scale;
-          const F32 dn = LoadLanes(dy + d, n) * LoadLanes(weight + d, n);
+          const F32 dn = LoadLanes(dy + d, n) * LoadWeight(weight, d, n);
           squares[i] = MulAdd(scaled, scaled, squares[i]);
           dots[i] = MulAdd(scaled, dn, dots[i]);
         });
@@ -167,7 +132,7 @@ void Backward(const RmsNormBackwardArguments& a) {
           const F32 normalised = LoadLanes(r + d, n) * inverse;
           const F32 gradient = LoadLanes(dy + d, n);
           const F32 own =
-              NegMulAdd(normalised, factor, gradient * LoadLanes(a.weight + d, n) * inverse);
+              NegMulAdd(normalised, factor, gradient * LoadWeight(a.weight, d, n) * inverse);
           const F32 sum = through != nullptr ? own + LoadLanes(through + d, n) : own;
           if (dr != nullptr) StoreLanes(sum, dr + d, n);
           if (dx != nullptr) StoreLanes(sum, dx + d, n);

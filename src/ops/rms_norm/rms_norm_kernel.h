@@ -15,7 +15,7 @@ struct RmsNormArguments {
   int64_t x_stride = 0;
   const float* residual = nullptr;  // may be null
   int64_t residual_stride = 0;
-  const float* weight = nullptr;
+  const float* weight = nullptr;  // may be null: ones
   float eps = 0;
   void* y = nullptr;
   DType y_dtype = DType::kF32;
@@ -29,7 +29,7 @@ struct RmsNormArguments {
 struct RmsNormBackwardArguments {
   const float* r = nullptr;
   int64_t r_stride = 0;
-  const float* weight = nullptr;
+  const float* weight = nullptr;  // may be null: ones
   float eps = 0;
   const void* dy = nullptr;
   DType dy_dtype = DType::kF32;

@@ -183,6 +183,41 @@ TEST(RmsNormCpu, BackwardAgreesWithTheReference) {
   });
 }
 
+TEST(RmsNorm, NoWeightIsAWeightOfOnes) {
+  const auto ones = [](DType dtype) {
+    const Tensor tensor = Tensor::Empty({37}, DType::kF64);
+    std::fill_n(tensor.data<double>(), 37, 1.0);
+    return tensor.To(dtype);
+  };
+  const auto run = [](bool reference, const Tensor& x, const Tensor& weight, const Tensor& dy) {
+    const DType dtype = x.dtype();
+    const Tensor y = Tensor::Empty(x.shape(), dtype);
+    const RmsNormGradients gradients = {Tensor::Empty(x.shape(), dtype), {}, {}};
+    if (reference) {
+      reference::RmsNorm({x, {}, weight}, {y, {}});
+      reference::RmsNormBackward(x, weight, 1e-5f, dy, {}, gradients);
+    } else {
+      RmsNorm({x, {}, weight}, {y, {}});
+      RmsNormBackward(x, weight, 1e-5f, dy, {}, gradients);
+    }
+    return std::pair(y, gradients.dr);
+  };
+  Random random(9);
+  const Tensor x = RandomNormal(random, {5, 37});
+  const Tensor dy = RandomNormal(random, {5, 37});
+  EXPECT_TRUE(SameBits(run(true, x, {}, dy).first, run(true, x, ones(DType::kF64), dy).first));
+  EXPECT_TRUE(SameBits(run(true, x, {}, dy).second, run(true, x, ones(DType::kF64), dy).second));
+  ForEveryInstructionSet([&] {
+    // A view of columns, as Falcon-Mamba's dt, B and C are.
+    const Tensor view = test::WithRowGap(x.To(DType::kF32), 3);
+    const Tensor gradient = dy.To(DType::kF32);
+    EXPECT_TRUE(SameBits(run(false, view, {}, gradient).first,
+                         run(false, view, ones(DType::kF32), gradient).first));
+    EXPECT_TRUE(SameBits(run(false, view, {}, gradient).second,
+                         run(false, view, ones(DType::kF32), gradient).second));
+  });
+}
+
 TEST(RmsNormCpu, MayWriteOverItsInputs) {
   ForEveryInstructionSet([] {
     Random random(4);

@@ -1,0 +1,115 @@
+// layer_norm on the CPU: rows are shared between threads.
+#include <algorithm>
+
+#include "adder/backend/cpu/parallel.h"
+#include "adder/ops/layer_norm/layer_norm_backends.h"
+#include "adder/ops/layer_norm/layer_norm_kernel.h"
+
+namespace adder::cpu {
+namespace {
+
+// Elements below which another thread costs more than it saves.
+constexpr int64_t kThreadElements = 16384;
+
+// The parameters' gradients are sums over rows. Rows are cut into blocks by their number alone,
+// each block sums its own, and the blocks' sums are added in order: the same bits for any number of
+// threads.
+constexpr int64_t kBlockRows = 16;
+constexpr int64_t kMostBlocks = 128;
+
+void* RowPointer(const Tensor& matrix, int64_t row) {
+  return static_cast<std::byte*>(matrix.raw()) + row * matrix.stride(0) * DTypeSize(matrix.dtype());
+}
+
+float* FloatRow(const Tensor& matrix, int64_t row) {
+  return matrix ? matrix.data<float>() + row * matrix.stride(0) : nullptr;
+}
+
+int64_t RowStride(const Tensor& matrix) { return matrix ? matrix.stride(0) : 0; }
+
+// total[d] += Σ_block sums[block, d], where `total` is given.
+void AddBlocks(const Tensor& sums, const Tensor& total) {
+  if (!total) return;
+  const int64_t blocks = sums.dim(0);
+  ParallelFor(sums.dim(1), kThreadElements / blocks,
+              [&](int64_t begin, int64_t end, int /*thread*/) {
+                float* to = total.data<float>();
+                for (int64_t block = 0; block < blocks; ++block) {
+                  const float* sum = FloatRow(sums, block);
+                  for (int64_t d = begin; d < end; ++d) to[d] += sum[d];
+                }
+              });
+}
+
+}  // namespace
+
+void LayerNorm(const LayerNormInputs& inputs, const LayerNormOutputs& outputs) {
+  const int64_t rows = inputs.x.dim(0);
+  const int64_t channels = inputs.x.dim(1);
+  if (channels == 0) return;
+  ParallelFor(rows, kThreadElements / channels, [&](int64_t begin, int64_t end, int /*thread*/) {
+    LayerNormArguments arguments;
+    arguments.x = RowPointer(inputs.x, begin);
+    arguments.x_dtype = inputs.x.dtype();
+    arguments.x_stride = inputs.x.stride(0);
+    arguments.residual = FloatRow(inputs.residual, begin);
+    arguments.residual_stride = RowStride(inputs.residual);
+    arguments.weight = inputs.weight.data<float>();
+    arguments.bias = FloatRow(inputs.bias, 0);
+    arguments.eps = inputs.eps;
+    arguments.y = RowPointer(outputs.y, begin);
+    arguments.y_dtype = outputs.y.dtype();
+    arguments.y_stride = outputs.y.stride(0);
+    arguments.residual_out = FloatRow(outputs.residual_out, begin);
+    arguments.residual_out_stride = RowStride(outputs.residual_out);
+    arguments.rows = end - begin;
+    arguments.channels = channels;
+    LayerNormKernel(arguments);
+  });
+}
+
+void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const Tensor& dy,
+                       const Tensor& d_residual_out, const LayerNormGradients& gradients) {
+  const int64_t rows = r.dim(0);
+  const int64_t channels = r.dim(1);
+  if (channels == 0 || rows == 0) return;
+  const int64_t blocks = std::min(kMostBlocks, (rows + kBlockRows - 1) / kBlockRows);
+  const auto block_sums = [&](const Tensor& gradient) {
+    return gradient ? Tensor::Zeros({blocks, channels}, DType::kF32) : Tensor();
+  };
+  const Tensor dweight = block_sums(gradients.dweight);
+  const Tensor dbias = block_sums(gradients.dbias);
+
+  ParallelFor(blocks, kThreadElements * blocks / (rows * channels),
+              [&](int64_t first_block, int64_t last_block, int /*thread*/) {
+                for (int64_t block = first_block; block < last_block; ++block) {
+                  const int64_t begin = rows * block / blocks;
+                  LayerNormBackwardArguments arguments;
+                  arguments.r = FloatRow(r, begin);
+                  arguments.r_stride = RowStride(r);
+                  arguments.weight = weight.data<float>();
+                  arguments.eps = eps;
+                  arguments.dy = RowPointer(dy, begin);
+                  arguments.dy_dtype = dy.dtype();
+                  arguments.dy_stride = RowStride(dy);
+                  arguments.d_residual_out = FloatRow(d_residual_out, begin);
+                  arguments.d_residual_out_stride = RowStride(d_residual_out);
+                  arguments.dr = FloatRow(gradients.dr, begin);
+                  arguments.dr_stride = RowStride(gradients.dr);
+                  if (gradients.dx) {
+                    arguments.dx = RowPointer(gradients.dx, begin);
+                    arguments.dx_dtype = gradients.dx.dtype();
+                    arguments.dx_stride = RowStride(gradients.dx);
+                  }
+                  arguments.dweight = FloatRow(dweight, block);
+                  arguments.dbias = FloatRow(dbias, block);
+                  arguments.rows = rows * (block + 1) / blocks - begin;
+                  arguments.channels = channels;
+                  LayerNormBackwardKernel(arguments);
+                }
+              });
+  AddBlocks(dweight, gradients.dweight);
+  AddBlocks(dbias, gradients.dbias);
+}
+
+}  // namespace adder::cpu

@@ -1,0 +1,203 @@
+// layer_norm: each row is read three times, the second and third time from the cache: the variance
+// is summed around the mean, because the mean of squares less the square of the mean loses digits
+// where the mean is large.
+#include "adder/ops/layer_norm/layer_norm_kernel.h"
+
+#include "adder/backend/cpu/vector_loop.h"
+
+namespace adder::cpu::ADDER_ISA {
+namespace {
+
+// A row whose squares overflow f32 is summed once more, scaled down by an exact power of two.
+constexpr float kSmall = 0x1p-80f;
+
+template <class X>
+ADDER_SIMD F32 LoadR(const X* x, const float* residual, int64_t d, int64_t n) {
+  const F32 value = LoadLanes(x + d, n);
+  return residual != nullptr ? value + LoadLanes(residual + d, n) : value;
+}
+
+// The mean of r, storing r where residual_out is given. Scaled elements are added, so that the sum
+// cannot overflow.
+template <class X>
+ADDER_SIMD double Mean(const X* x, const float* residual, float* residual_out, int64_t channels) {
+  double total = 0;
+  for (int64_t begin = 0; begin < channels; begin += kSumBlock) {
+    F32 sums[4] = {};
+    ForEachVector(
+        begin, SumBlockEnd(begin, channels),
+        [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
+          const F32 r = LoadR(x, residual, d, n);
+          if (residual_out != nullptr) StoreLanes(r, residual_out + d, n);
+          sums[i] += r * 0x1p-14f;
+        });
+    total += Total(sums);
+  }
+  return total * 0x1p14 / static_cast<double>(channels);
+}
+
+// Lanes past the n-th would be counted as -mean.
+ADDER_SIMD F32 Centred(F32 r, F32 mean, int64_t n) {
+  return n == kLanes ? r - mean : Select(FirstLanes(n), r - mean, Zero());
+}
+
+// Σ (scale · (r - mean))²
+template <class X>
+ADDER_SIMD double SumOfSquares(const X* x, const float* residual, float mean, int64_t channels,
+                               float scale) {
+  double total = 0;
+  for (int64_t begin = 0; begin < channels; begin += kSumBlock) {
+    F32 sums[4] = {};
+    ForEachVector(
+        begin, SumBlockEnd(begin, channels),
+        [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
+          const F32 centred = Centred(LoadR(x, residual, d, n), Set(mean), n) * scale;
+          sums[i] = MulAdd(centred, centred, sums[i]);
+        });
+    total += Total(sums);
+  }
+  return total;
+}
+
+// 1 / sqrt(variance + eps)
+template <class X>
+ADDER_SIMD double InverseDeviation(const X* x, const float* residual, float mean, int64_t channels,
+                                   float eps) {
+  double squares = SumOfSquares(x, residual, mean, channels, 1.0f);
+  if (squares == __builtin_inf()) {
+    squares = SumOfSquares(x, residual, mean, channels, kSmall) * 0x1p160;
+  }
+  return 1.0 / __builtin_sqrt(squares / static_cast<double>(channels) + static_cast<double>(eps));
+}
+
+template <class X, class Y>
+ADDER_SIMD void Normalise(const LayerNormArguments& a, const X* x, const float* residual,
+                          float mean, Y* y) {
+  const F32 inverse =
+      Set(static_cast<float>(InverseDeviation(x, residual, mean, a.channels, a.eps)));
+  ForEachVector(
+      0, a.channels, [&](int64_t d, int64_t n, int) __attribute__((always_inline)) {
+        const F32 scaled = (LoadR(x, residual, d, n) - mean) * inverse * LoadLanes(a.weight + d, n);
+        StoreLanes(a.bias != nullptr ? scaled + LoadLanes(a.bias + d, n) : scaled, y + d, n);
+      });
+}
+
+template <class X, class Y>
+void Forward(const LayerNormArguments& a) {
+  for (int64_t t = 0; t < a.rows; ++t) {
+    const X* x = static_cast<const X*>(a.x) + t * a.x_stride;
+    const float* residual = a.residual != nullptr ? a.residual + t * a.residual_stride : nullptr;
+    Y* y = static_cast<Y*>(a.y) + t * a.y_stride;
+    float* r = a.residual_out != nullptr ? a.residual_out + t * a.residual_out_stride : nullptr;
+    const auto mean = static_cast<float>(Mean(x, residual, r, a.channels));
+    // From here on r is read where it was stored: it may have been written over residual.
+    if (r != nullptr) {
+      Normalise(a, static_cast<const float*>(r), nullptr, mean, y);
+    } else {
+      Normalise(a, x, residual, mean, y);
+    }
+  }
+}
+
+// With n = (r - mean) · inverse and g = dy · weight:
+//     dr = inverse · (g - mean(g) - n · mean(g · n)) + d_residual_out
+template <class DY, class DX>
+void Backward(const LayerNormBackwardArguments& a) {
+  for (int64_t t = 0; t < a.rows; ++t) {
+    const float* r = a.r + t * a.r_stride;
+    const DY* dy = static_cast<const DY*>(a.dy) + t * a.dy_stride;
+    const float* through =
+        a.d_residual_out != nullptr ? a.d_residual_out + t * a.d_residual_out_stride : nullptr;
+    float* dr = a.dr != nullptr ? a.dr + t * a.dr_stride : nullptr;
+    DX* dx = a.dx != nullptr ? static_cast<DX*>(a.dx) + t * a.dx_stride : nullptr;
+
+    const float* none = nullptr;
+    const auto mean = static_cast<float>(Mean(r, none, nullptr, a.channels));
+    const F32 inverse = Set(static_cast<float>(InverseDeviation(r, none, mean, a.channels, a.eps)));
+    double total_g = 0;
+    double total_gn = 0;
+    for (int64_t begin = 0; begin < a.channels; begin += kSumBlock) {
+      F32 g_sums[4] = {};
+      F32 gn_sums[4] = {};
+      ForEachVector(
+          begin, SumBlockEnd(begin, a.channels),
+          [&](int64_t d, int64_t n, int i) __attribute__((always_inline)) {
+            const F32 g = LoadLanes(dy + d, n) * LoadLanes(a.weight + d, n);
+            g_sums[i] += g;
+            gn_sums[i] = MulAdd(g, (LoadLanes(r + d, n) - mean) * inverse, gn_sums[i]);
+          });
+      total_g += Total(g_sums);
+      total_gn += Total(gn_sums);
+    }
+    const F32 mean_g = Set(static_cast<float>(total_g / static_cast<double>(a.channels)));
+    const F32 mean_gn = Set(static_cast<float>(total_gn / static_cast<double>(a.channels)));
+    ForEachVector(
+        0, a.channels, [&](int64_t d, int64_t n, int) __attribute__((always_inline)) {
+          const F32 normalised = (LoadLanes(r + d, n) - mean) * inverse;
+          const F32 gradient = LoadLanes(dy + d, n);
+          const F32 along =
+              NegMulAdd(normalised, mean_gn, MulSub(gradient, LoadLanes(a.weight + d, n), mean_g));
+          const F32 sum = through != nullptr ? MulAdd(along, inverse, LoadLanes(through + d, n))
+                                             : along * inverse;
+          if (dr != nullptr) StoreLanes(sum, dr + d, n);
+          if (dx != nullptr) StoreLanes(sum, dx + d, n);
+          if (a.dweight != nullptr) {
+            const F32 dweight = MulAdd(gradient, normalised, LoadLanes(a.dweight + d, n));
+            StoreLanes(dweight, a.dweight + d, n);
+          }
+          if (a.dbias != nullptr) {
+            StoreLanes(gradient + LoadLanes(a.dbias + d, n), a.dbias + d, n);
+          }
+        });
+  }
+}
+
+template <class X>
+void ForwardOfInput(const LayerNormArguments& a) {
+  switch (a.y_dtype) {
+    case DType::kBF16:
+      return Forward<X, BFloat16>(a);
+    case DType::kF16:
+      return Forward<X, Half>(a);
+    default:
+      return Forward<X, float>(a);
+  }
+}
+
+template <class DY>
+void BackwardOfGradient(const LayerNormBackwardArguments& a) {
+  switch (a.dx_dtype) {
+    case DType::kBF16:
+      return Backward<DY, BFloat16>(a);
+    case DType::kF16:
+      return Backward<DY, Half>(a);
+    default:
+      return Backward<DY, float>(a);
+  }
+}
+
+}  // namespace
+
+void LayerNormKernel(const LayerNormArguments& arguments) {
+  switch (arguments.x_dtype) {
+    case DType::kBF16:
+      return ForwardOfInput<BFloat16>(arguments);
+    case DType::kF16:
+      return ForwardOfInput<Half>(arguments);
+    default:
+      return ForwardOfInput<float>(arguments);
+  }
+}
+
+void LayerNormBackwardKernel(const LayerNormBackwardArguments& arguments) {
+  switch (arguments.dy_dtype) {
+    case DType::kBF16:
+      return BackwardOfGradient<BFloat16>(arguments);
+    case DType::kF16:
+      return BackwardOfGradient<Half>(arguments);
+    default:
+      return BackwardOfGradient<float>(arguments);
+  }
+}
+
+}  // namespace adder::cpu::ADDER_ISA
