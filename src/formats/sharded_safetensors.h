@@ -5,17 +5,12 @@
 #include <filesystem>
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "adder/core/tensor.h"
 #include "adder/formats/safetensors.h"
 
 namespace adder {
-
-// The index's weight_map: tensor name → file name in the same directory. Throws kCorrupt for
-// anything else; a file name that leads out of the directory is refused.
-std::map<std::string, std::string> ParseShardIndex(std::string_view text, std::string_view source);
 
 class ShardedSafetensors {
  public:
