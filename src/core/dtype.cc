@@ -12,26 +12,54 @@ namespace {
 struct DTypeEntry {
   DType dtype;
   std::string_view name;
-  int64_t size;
+  int64_t block_elements;
+  int64_t block_bytes;
 };
 
 // Indexed by the enumerator's value.
-constexpr std::array<DTypeEntry, 10> kDTypes = {{{DType::kF64, "f64", 8},
-                                                 {DType::kF32, "f32", 4},
-                                                 {DType::kF16, "f16", 2},
-                                                 {DType::kBF16, "bf16", 2},
-                                                 {DType::kI64, "i64", 8},
-                                                 {DType::kI32, "i32", 4},
-                                                 {DType::kI16, "i16", 2},
-                                                 {DType::kI8, "i8", 1},
-                                                 {DType::kU8, "u8", 1},
-                                                 {DType::kBool, "bool", 1}}};
+constexpr std::array<DTypeEntry, 14> kDTypes = {{{DType::kF64, "f64", 1, 8},
+                                                 {DType::kF32, "f32", 1, 4},
+                                                 {DType::kF16, "f16", 1, 2},
+                                                 {DType::kBF16, "bf16", 1, 2},
+                                                 {DType::kI64, "i64", 1, 8},
+                                                 {DType::kI32, "i32", 1, 4},
+                                                 {DType::kI16, "i16", 1, 2},
+                                                 {DType::kI8, "i8", 1, 1},
+                                                 {DType::kU8, "u8", 1, 1},
+                                                 {DType::kBool, "bool", 1, 1},
+                                                 {DType::kQ8_0, "q8_0", 32, 34},
+                                                 {DType::kQ4_0, "q4_0", 32, 18},
+                                                 {DType::kQ4_K, "q4_k", 256, 144},
+                                                 {DType::kQ6_K, "q6_k", 256, 210}}};
 
 const DTypeEntry& Entry(DType dtype) { return kDTypes.at(static_cast<size_t>(dtype)); }
 
 }  // namespace
 
-int64_t DTypeSize(DType dtype) { return Entry(dtype).size; }
+int64_t DTypeSize(DType dtype) {
+  if (IsQuantized(dtype)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "an element of dtype " + std::string(DTypeName(dtype)) + " has no size of its own");
+  }
+  return Entry(dtype).block_bytes;
+}
+
+bool IsQuantized(DType dtype) { return Entry(dtype).block_elements > 1; }
+
+int64_t DTypeBlockElements(DType dtype) { return Entry(dtype).block_elements; }
+
+int64_t DTypeBlockBytes(DType dtype) { return Entry(dtype).block_bytes; }
+
+int64_t DTypeBytes(DType dtype, int64_t elements) {
+  const DTypeEntry& entry = Entry(dtype);
+  if (elements % entry.block_elements != 0) {
+    throw Error(ErrorCode::kInvalidArgument, std::to_string(elements) +
+                                                 " elements are no whole blocks of " +
+                                                 std::string(entry.name) + ", which have " +
+                                                 std::to_string(entry.block_elements));
+  }
+  return elements / entry.block_elements * entry.block_bytes;
+}
 
 std::string_view DTypeName(DType dtype) { return Entry(dtype).name; }
 

@@ -8,11 +8,35 @@
 
 namespace adder {
 
-enum class DType : uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
+// The last four are weights in blocks that share scales, GGML's formats: quantization.h has their
+// layout. Elements of a block follow each other in the last dimension, which is a multiple of it.
+enum class DType : uint8_t {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU8,
+  kBool,
+  kQ8_0,
+  kQ4_0,
+  kQ4_K,
+  kQ6_K,
+};
 
-// Bytes of one element.
+// Bytes of one element. Throws kInvalidArgument for a quantized dtype, which has none.
 int64_t DTypeSize(DType dtype);
-// "f32", "bf16", ...: the name on the command line and in messages.
+// q8_0, q4_0, q4_k or q6_k.
+bool IsQuantized(DType dtype);
+// Elements and bytes of a block; one element where elements have a size of their own.
+int64_t DTypeBlockElements(DType dtype);
+int64_t DTypeBlockBytes(DType dtype);
+// Bytes of that many elements. Throws kInvalidArgument unless they are whole blocks.
+int64_t DTypeBytes(DType dtype, int64_t elements);
+// "f32", "bf16", "q4_k", ...: the name on the command line and in messages.
 std::string_view DTypeName(DType dtype);
 // The inverse of DTypeName. Throws kInvalidArgument for any other text.
 DType ParseDType(std::string_view name);

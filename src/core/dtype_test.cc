@@ -135,6 +135,29 @@ TEST(DTypeTest, NamesAndSizesAreInverse) {
   }
 }
 
+TEST(DTypeTest, QuantizedDTypesHaveBlocks) {
+  struct Block {
+    DType dtype;
+    const char* name;
+    int64_t elements, bytes;
+  };
+  for (const Block& block :
+       {Block{DType::kQ8_0, "q8_0", 32, 34}, Block{DType::kQ4_0, "q4_0", 32, 18},
+        Block{DType::kQ4_K, "q4_k", 256, 144}, Block{DType::kQ6_K, "q6_k", 256, 210}}) {
+    EXPECT_EQ(ParseDType(block.name), block.dtype);
+    EXPECT_EQ(DTypeName(block.dtype), block.name);
+    EXPECT_TRUE(IsQuantized(block.dtype));
+    EXPECT_FALSE(IsFloating(block.dtype));
+    EXPECT_EQ(DTypeBlockElements(block.dtype), block.elements);
+    EXPECT_EQ(DTypeBlockBytes(block.dtype), block.bytes);
+    EXPECT_EQ(DTypeBytes(block.dtype, 3 * block.elements), 3 * block.bytes);
+    EXPECT_THROW(DTypeBytes(block.dtype, block.elements + 1), Error);
+    EXPECT_THROW(DTypeSize(block.dtype), Error);
+  }
+  EXPECT_EQ(DTypeBytes(DType::kBF16, 5), 10);
+  EXPECT_FALSE(IsQuantized(DType::kF16));
+}
+
 TEST(HalfTest, EveryPatternRoundTrips) { ExpectEveryPatternRoundTrips<Half>(kHalf); }
 TEST(HalfTest, RoundsToNearestEvenAroundEveryValue) { ExpectNeighboursRound<Half>(kHalf); }
 TEST(HalfTest, RoundsAnyFloat) { ExpectAnyFloatRounds<Half>(kHalf); }

@@ -1,9 +1,11 @@
 #include "adder/core/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "adder/core/error.h"
+#include "adder/core/quantization.h"
 
 namespace adder {
 namespace {
@@ -20,6 +22,20 @@ std::array<int64_t, kMaxRank> RowMajorStrides(const Shape& shape) {
     stride *= shape[i];
   }
   return strides;
+}
+
+// The bytes of all elements. Throws kInvalidArgument where they do not fit 63 bits or rows are no
+// whole blocks.
+int64_t DenseBytes(const Shape& shape, DType dtype) {
+  if (!IsQuantized(dtype)) {
+    return CheckedProduct(shape.elements(), DTypeSize(dtype), "tensor bytes");
+  }
+  const int64_t block = DTypeBlockElements(dtype);
+  if (shape.rank() == 0 || shape[-1] % block != 0) {
+    Invalid("a tensor of " + std::string(DTypeName(dtype)) + " " + shape.ToString() +
+            " does not exist: the last dimension must be a multiple of " + std::to_string(block));
+  }
+  return DTypeBytes(dtype, shape.elements());
 }
 
 // Calls visit(T{}) with the C++ type of a floating dtype.
@@ -50,11 +66,46 @@ To Convert(From value) {
   }
 }
 
+// Converts between dense tensors of which at least one is quantized: by way of f32, in pieces that
+// stay in the cache.
+void ConvertBlocks(const Tensor& source, const Tensor& target) {
+  constexpr int64_t kPiece = 4096;  // elements: a multiple of every block
+  const Tensor values = Tensor::Empty({kPiece}, DType::kF32);
+  const auto* from = static_cast<const std::byte*>(source.raw());
+  auto* to = static_cast<std::byte*>(target.raw());
+  for (int64_t begin = 0; begin < source.elements(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, source.elements() - begin);
+    auto* f32 = values.data<float>();
+    const std::byte* in = from + DTypeBytes(source.dtype(), begin);
+    std::byte* out = to + DTypeBytes(target.dtype(), begin);
+    if (IsQuantized(source.dtype())) {
+      Dequantize(source.dtype(), in, count, f32);
+    } else {
+      VisitFloating(source.dtype(), [&](auto type) {
+        using From = decltype(type);
+        for (int64_t i = 0; i < count; ++i) {
+          f32[i] = Convert<From, float>(reinterpret_cast<const From*>(in)[i]);
+        }
+      });
+    }
+    if (IsQuantized(target.dtype())) {
+      Quantize(target.dtype(), f32, count, out);
+    } else {
+      VisitFloating(target.dtype(), [&](auto type) {
+        using To = decltype(type);
+        for (int64_t i = 0; i < count; ++i) {
+          reinterpret_cast<To*>(out)[i] = Convert<float, To>(f32[i]);
+        }
+      });
+    }
+  }
+}
+
 }  // namespace
 
 Tensor Tensor::Empty(const Shape& shape, DType dtype, Device device) {
   Tensor tensor;
-  const int64_t bytes = CheckedProduct(shape.elements(), DTypeSize(dtype), "tensor bytes");
+  const int64_t bytes = DenseBytes(shape, dtype);
   tensor.storage_ = Storage::Allocate(bytes, device);
   tensor.data_ = tensor.storage_->data();
   tensor.shape_ = shape;
@@ -72,7 +123,7 @@ Tensor Tensor::Zeros(const Shape& shape, DType dtype, Device device) {
 Tensor Tensor::Wrap(void* data, const Shape& shape, DType dtype,
                     std::shared_ptr<const void> owner) {
   Tensor tensor;
-  const int64_t bytes = CheckedProduct(shape.elements(), DTypeSize(dtype), "tensor bytes");
+  const int64_t bytes = DenseBytes(shape, dtype);
   tensor.storage_ = Storage::Wrap(data, bytes, std::move(owner));
   tensor.data_ = data;
   tensor.shape_ = shape;
@@ -111,12 +162,16 @@ Tensor Tensor::Slice(int axis, int64_t begin, int64_t count) const {
     Invalid("slice [" + std::to_string(begin) + ", +" + std::to_string(count) + ") of dimension " +
             std::to_string(axis) + " is outside " + ToString());
   }
+  if (IsQuantized(dtype_) && axis == rank() - 1 && count != dim(axis)) {
+    Invalid("slice [" + std::to_string(begin) + ", +" + std::to_string(count) +
+            ") of the last dimension of " + ToString() + " would cut through quantized rows");
+  }
   Tensor view = *this;
   std::array<int64_t, kMaxRank> dims = {};
   for (int i = 0; i < rank(); ++i) dims[static_cast<size_t>(i)] = dim(i);
   dims[static_cast<size_t>(axis)] = count;
   view.shape_ = Shape(std::span<const int64_t>(dims.data(), static_cast<size_t>(rank())));
-  view.data_ = static_cast<std::byte*>(data_) + begin * stride(axis) * DTypeSize(dtype_);
+  view.data_ = static_cast<std::byte*>(data_) + DTypeBytes(dtype_, begin * stride(axis));
   return view;
 }
 
@@ -125,6 +180,7 @@ Tensor Tensor::Reshape(const Shape& shape) const {
     Invalid("cannot view " + ToString() + (contiguous() ? "" : " (not contiguous)") + " as " +
             shape.ToString());
   }
+  DenseBytes(shape, dtype_);  // whole blocks in every row
   Tensor view = *this;
   view.shape_ = shape;
   view.strides_ = RowMajorStrides(shape);
@@ -153,6 +209,7 @@ void Tensor::CopyFrom(const Tensor& source) const {
   }
   if (elements() == 0) return;
   if (source.dtype() != dtype() && source.contiguous() && contiguous()) {
+    if (IsQuantized(source.dtype()) || IsQuantized(dtype())) return ConvertBlocks(source, *this);
     VisitFloating(source.dtype(), [&](auto from) {
       VisitFloating(dtype(), [&](auto to) {
         using From = decltype(from);
@@ -170,7 +227,6 @@ void Tensor::CopyFrom(const Tensor& source) const {
     CopyFrom(source.contiguous() ? source.To(dtype()) : source.Clone().To(dtype()));
     return;
   }
-  const int64_t size = DTypeSize(dtype());
   // Both sides are cut into the shorter of their runs, which divides the longer.
   std::vector<int64_t> from_offsets;
   std::vector<int64_t> to_offsets;
@@ -190,7 +246,8 @@ void Tensor::CopyFrom(const Tensor& source) const {
   for (int64_t i = 0; i < elements(); i += run) {
     const int64_t from = from_offsets[static_cast<size_t>(i / from_run)] + i % from_run;
     const int64_t to = to_offsets[static_cast<size_t>(i / to_run)] + i % to_run;
-    std::memcpy(out + to * size, in + from * size, static_cast<size_t>(run * size));
+    std::memcpy(out + DTypeBytes(dtype(), to), in + DTypeBytes(dtype(), from),
+                static_cast<size_t>(DTypeBytes(dtype(), run)));
   }
 }
 
@@ -198,10 +255,9 @@ void Tensor::SetZero() const {
   if (device().type != DeviceType::kCpu) {
     throw Error(ErrorCode::kUnsupported, "this build clears tensors on the CPU only");
   }
-  const int64_t size = DTypeSize(dtype_);
   ForEachRun(*this, [&](int64_t offset, int64_t length) {
-    std::memset(static_cast<std::byte*>(data_) + offset * size, 0,
-                static_cast<size_t>(length * size));
+    std::memset(static_cast<std::byte*>(data_) + DTypeBytes(dtype_, offset), 0,
+                static_cast<size_t>(DTypeBytes(dtype_, length)));
   });
 }
 

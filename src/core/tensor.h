@@ -1,5 +1,8 @@
 // A tensor: a typed, strided window on shared storage. A Tensor is a handle, copied in O(1); the
 // copy sees the same elements. Clone() copies the elements.
+//
+// The last dimension of a tensor of a quantized dtype holds whole blocks and is never sliced; all
+// else works as for other dtypes. Strides count elements there, too.
 #pragma once
 
 #include <array>
@@ -19,7 +22,8 @@ class Tensor {
   // "Not given": optional operator arguments are default-constructed tensors.
   Tensor() = default;
 
-  // Row-major, uninitialised / zero. Throw kOutOfMemory, kUnsupported (device).
+  // Row-major, uninitialised / zero. Throw kOutOfMemory, kUnsupported (device), kInvalidArgument
+  // for a last dimension that is no multiple of a quantized dtype's block.
   static Tensor Empty(const Shape& shape, DType dtype, Device device = {});
   static Tensor Zeros(const Shape& shape, DType dtype, Device device = {});
   // Row-major elements in foreign host memory, kept alive by `owner`. The caller vouches that
@@ -42,7 +46,7 @@ class Tensor {
   int64_t stride(int i) const { return strides_[static_cast<size_t>(i < 0 ? i + rank() : i)]; }
   int64_t elements() const { return shape_.elements(); }
   // Bytes of the elements, were they dense.
-  int64_t bytes() const { return elements() * DTypeSize(dtype_); }
+  int64_t bytes() const { return DTypeBytes(dtype_, elements()); }
   DType dtype() const { return dtype_; }
   Device device() const { return storage_ ? storage_->device() : Device{}; }
   // Row-major without gaps.
@@ -68,7 +72,8 @@ class Tensor {
   // Copies. Clone and To return contiguous host-or-device tensors on the same device.
   Tensor Clone() const;
   Tensor To(DType dtype) const;  // converts; the same dtype returns the tensor itself, not a copy
-  // Copies `source` (same shape; dtype converted, floating or equal) over this tensor's elements.
+  // Copies `source` (same shape; dtype converted: floating, quantized or equal) over this tensor's
+  // elements. Quantizing throws kNumeric for values that have none (quantization.h).
   void CopyFrom(const Tensor& source) const;
   // Sets every byte of every element to zero.
   void SetZero() const;

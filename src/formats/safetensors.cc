@@ -299,6 +299,7 @@ std::string BuildHeader(const std::filesystem::path& path,
     if (name == kMetadataKey) fail("has the name of the metadata");
     if (!tensor.defined()) fail("is undefined");
     if (tensor.device().type != DeviceType::kCpu) fail("is not in host memory");
+    if (IsQuantized(tensor.dtype())) fail("is quantized, which the format cannot hold");
     JsonValue::Array shape;
     for (const int64_t size : tensor.shape().dims()) shape.emplace_back(size);
     members.push_back(

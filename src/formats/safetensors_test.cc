@@ -163,6 +163,8 @@ TEST_F(SafetensorsTest, ErrorsNameFileAndTensor) {
   EXPECT_THAT(write({{"\xff", tensor}}), HasSubstr("no valid header"));
   EXPECT_THAT(write({{"__metadata__", tensor}}), HasSubstr("name of the metadata"));
   EXPECT_THAT(write({{"a", Tensor()}}), HasSubstr("undefined"));
+  EXPECT_THAT(write({{"a", Tensor::Zeros({32}, DType::kQ8_0)}}),
+              HasSubstr("tensor a is quantized"));
   // A refused write leaves the old file alone.
   EXPECT_TRUE(SafetensorsFile::Open(Path()).Contains("a"));
   WriteFileAtomically(Path(), FileOf(R"({"m":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]}})",
