@@ -21,8 +21,8 @@
 #include "adder/core/error.h"
 #include "adder/formats/json.h"
 #include "adder/formats/safetensors.h"
+#include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
-#include "adder/models/mamba.h"
 #include "adder/text/tokenizer.h"
 #include "tests/temporary_directory.h"
 
@@ -112,16 +112,16 @@ class CliTest : public testing::Test {
  protected:
   // A small byte model in directory "model", other weights for another seed.
   void MakeModel(const std::string& name = "model", uint64_t seed = 1) const {
-    MambaConfig config;
+    ModelConfig config;
     config.d_model = 16;
     config.n_layer = 2;
     config.d_state = 4;
     config.initializer_range = 0.2;
-    MambaModel model(config, DType::kF32);
-    InitializeMamba(model, seed);
+    BlockLanguageModel model(config, DType::kF32);
+    InitializeModel(model, seed);
     model.ParametersChanged();
     fs::create_directory(directory_ / name);
-    SaveMamba(model, directory_ / name, DType::kF32);
+    SaveModel(model, directory_ / name, DType::kF32);
     ByteTokenizer().Save(directory_ / name);
   }
 

@@ -194,7 +194,7 @@ void Tape::Backward() {
   }
 }
 
-std::vector<Variable> Checkpoint(Tape* tape, const Block& block,
+std::vector<Variable> Checkpoint(Tape* tape, const BlockFunction& block,
                                  const std::vector<Variable>& inputs) {
   if (tape == nullptr) return block(nullptr, inputs);
   std::vector<Variable> outputs;

@@ -95,6 +95,7 @@ struct Parameter {
   Tensor grad;       // f32, or undefined when not training; operators add to it
   Tensor compute;    // what the operators read: value, its copy in the compute dtype, or what the
                      // model derives from it (A = -exp(A_log))
+  bool compute_is_copy = false;  // the copy is this parameter's own, to be written over
   bool full_precision = false;  // computed with in f32 whatever the compute dtype is, and so
                                 // saved: norms, convolutions, A_log, D, biases
   bool weight_decay = true;     // false for A_log, D, biases and norms
@@ -121,8 +122,9 @@ class Tape {
 // again, recorded on a tape of its own, and goes back through that. The block must be a pure
 // function of its inputs and of parameters, and must not change its inputs' values. An undefined
 // input stays undefined.
-using Block = std::function<std::vector<Variable>(Tape* tape, const std::vector<Variable>& inputs)>;
-std::vector<Variable> Checkpoint(Tape* tape, const Block& block,
+using BlockFunction =
+    std::function<std::vector<Variable>(Tape* tape, const std::vector<Variable>& inputs)>;
+std::vector<Variable> Checkpoint(Tape* tape, const BlockFunction& block,
                                  const std::vector<Variable>& inputs);
 
 }  // namespace adder

@@ -231,7 +231,7 @@ TEST(TapeTest, ValuesNobodyNeedsAreFreedDuringTheForwardAndClosuresDuringTheBack
 TEST(CheckpointTest, RecomputesTheSameBits) {
   const std::vector<float> at = {0.3f, -1.2f, 0.7f, 2.0f};
   int runs = 0;
-  const Block block = [&runs](Tape* tape, const std::vector<Variable>& in) {
+  const BlockFunction block = [&runs](Tape* tape, const std::vector<Variable>& in) {
     ++runs;
     EXPECT_FALSE(in[2].defined());
     const Variable s = Sin(tape, in[0]);
@@ -261,10 +261,10 @@ TEST(CheckpointTest, RecomputesTheSameBits) {
 }
 
 TEST(CheckpointTest, NestsAndPassesInputsThrough) {
-  const Block inner = [](Tape* tape, const std::vector<Variable>& in) {
+  const BlockFunction inner = [](Tape* tape, const std::vector<Variable>& in) {
     return std::vector<Variable>{Sin(tape, in[0]), in[0]};
   };
-  const Block outer = [&](Tape* tape, const std::vector<Variable>& in) {
+  const BlockFunction outer = [&](Tape* tape, const std::vector<Variable>& in) {
     const std::vector<Variable> mid = Checkpoint(tape, inner, in);
     return std::vector<Variable>{Product(tape, mid[0], mid[1])};
   };
@@ -279,7 +279,7 @@ TEST(CheckpointTest, NestsAndPassesInputsThrough) {
 
 TEST(CheckpointTest, WithoutATapeOrWithoutAGradientRunsOnce) {
   int runs = 0;
-  const Block block = [&](Tape* tape, const std::vector<Variable>& in) {
+  const BlockFunction block = [&](Tape* tape, const std::vector<Variable>& in) {
     ++runs;
     return std::vector<Variable>{Sin(tape, in[0])};
   };

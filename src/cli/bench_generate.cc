@@ -16,8 +16,8 @@
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/infer/sampler.h"
+#include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
-#include "adder/models/mamba.h"
 
 namespace adder {
 namespace {
@@ -35,11 +35,11 @@ struct Options {
   bool json = false;
 };
 
-std::unique_ptr<MambaModel> MakeModel(const Options& options) {
+std::unique_ptr<BlockLanguageModel> MakeModel(const Options& options) {
   const DType dtype = ParseDType(options.dtype);
-  if (!options.directory.empty()) return LoadMamba(options.directory, dtype);
-  auto model = std::make_unique<MambaModel>(MambaConfig::Published(options.size), dtype);
-  InitializeMamba(*model, /*seed=*/1);
+  if (!options.directory.empty()) return LoadModel(options.directory, dtype);
+  auto model = std::make_unique<BlockLanguageModel>(ModelConfig::Published(options.size), dtype);
+  InitializeModel(*model, /*seed=*/1);
   return model;
 }
 
@@ -49,8 +49,8 @@ struct Work {
   double decode_bytes = 0;   // weights read once, state read and written once, for a token
 };
 
-Work WorkOf(const MambaModel& model, const State& state, int64_t prompt_length) {
-  const MambaConfig& c = model.config();
+Work WorkOf(const BlockLanguageModel& model, const State& state, int64_t prompt_length) {
+  const ModelConfig& c = model.config();
   const int64_t projections = c.d_model * 2 * c.d_inner + c.d_inner * (c.dt_rank + 2 * c.d_state) +
                               c.dt_rank * c.d_inner + c.d_inner * c.d_model;
   Work work;
@@ -72,7 +72,7 @@ struct Measurement {
 };
 
 // Reads the prompt, then adds the most likely token gen_length times.
-Measurement Generate(const MambaModel& model, const Tensor& prompt, int64_t gen_length) {
+Measurement Generate(const BlockLanguageModel& model, const Tensor& prompt, int64_t gen_length) {
   Measurement m;
   Random random(1);
   State state = model.InitialState(1);
@@ -97,7 +97,7 @@ void Run(const Options& options) {
   if (options.directory.empty() == options.size.empty()) {
     throw UsageError("give either --model DIR or --size NAME");
   }
-  const std::unique_ptr<MambaModel> model = MakeModel(options);
+  const std::unique_ptr<BlockLanguageModel> model = MakeModel(options);
   Random random(2);
   std::vector<int32_t> prompt_tokens;
   for (int64_t i = 0; i < options.prompt_length; ++i) {

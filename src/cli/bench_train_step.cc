@@ -12,7 +12,7 @@
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
-#include "adder/models/mamba.h"
+#include "adder/models/block_language_model.h"
 #include "adder/ops/adamw/adamw.h"
 
 namespace adder {
@@ -22,7 +22,7 @@ constexpr double kRoofSeconds = 0.2;
 constexpr double kGradientClip = 1.0;
 
 struct Options {
-  MambaConfig config = {.vocab_size = 256, .d_model = 256, .n_layer = 14};
+  ModelConfig config = {.vocab_size = 256, .d_model = 256, .n_layer = 14};
   int64_t length = 1024;
   int64_t batch = 1;
   std::string dtype = "f32";
@@ -38,7 +38,7 @@ class Training {
       : model_(options.config, ParseDType(options.dtype)),
         layout_(SequenceLayout::Uniform(options.batch, options.length)),
         recompute_(options.recompute) {
-    InitializeMamba(model_, /*seed=*/1);
+    InitializeModel(model_, /*seed=*/1);
     model_.PrepareTraining();
     for (const Parameter& p : model_.parameters()) {
       m_.push_back(Tensor::Zeros(p.value.shape(), DType::kF32));
@@ -90,7 +90,7 @@ class Training {
   // Multiply-adds of the matrix products: two of the forward's size in the backward, and the head's
   // logits a second time.
   double flops() const {
-    const MambaConfig& c = model_.config();
+    const ModelConfig& c = model_.config();
     const int64_t projections = c.d_model * 2 * c.d_inner +
                                 c.d_inner * (c.dt_rank + 2 * c.d_state) + c.dt_rank * c.d_inner +
                                 c.d_inner * c.d_model;
@@ -99,7 +99,7 @@ class Training {
   }
 
  private:
-  MambaModel model_;
+  BlockLanguageModel model_;
   SequenceLayout layout_;
   bool recompute_;
   std::vector<Tensor> m_, v_;

@@ -36,7 +36,7 @@ void RunBitsPerByte(const BitsPerByteArguments& arguments) {
     throw Error(ErrorCode::kInvalidArgument, arguments.file + ": the file is empty");
   }
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(arguments.model.directory);
-  const std::unique_ptr<MambaModel> model = arguments.model.Load();
+  const std::unique_ptr<BlockLanguageModel> model = arguments.model.Load();
 
   Progress progress("evaluating");
   const auto begin = std::chrono::steady_clock::now();

@@ -244,7 +244,7 @@ class GenerateCommand {
 
   const Options& options_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<MambaModel> model_;
+  std::unique_ptr<BlockLanguageModel> model_;
   uint64_t seed_;
   GenerationOptions generation_;
 };

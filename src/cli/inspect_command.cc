@@ -45,7 +45,7 @@ DType StoredDType(const fs::path& directory) {
 
 // Everything there is to say, as JSON has it and as the tables show it.
 struct Report {
-  explicit Report(const fs::path& directory) : model(LoadMamba(directory, StoredDType(directory))) {
+  explicit Report(const fs::path& directory) : model(LoadModel(directory, StoredDType(directory))) {
     for (const Parameter& parameter : std::as_const(*model).parameters()) {
       elements += parameter.value.elements();
       bytes += parameter.value.bytes();
@@ -69,7 +69,7 @@ struct Report {
     return dynamic_cast<const ByteTokenizer*>(tokenizer.get()) != nullptr ? "bytes" : "vocabulary";
   }
 
-  std::unique_ptr<MambaModel> model;
+  std::unique_ptr<BlockLanguageModel> model;
   int64_t elements = 0;
   int64_t bytes = 0;
   std::unique_ptr<Tokenizer> tokenizer;  // null: there is none, for the reason below
@@ -78,7 +78,7 @@ struct Report {
 };
 
 // The config in the names of the paper.
-JsonValue::Object ConfigFields(const MambaConfig& config) {
+JsonValue::Object ConfigFields(const ModelConfig& config) {
   return {
       {"vocab_size", config.vocab_size},
       {"d_model", config.d_model},
@@ -152,7 +152,7 @@ struct Row {
   int64_t bytes = 0;
 };
 
-std::vector<Row> Rows(const MambaModel& model, bool all) {
+std::vector<Row> Rows(const BlockLanguageModel& model, bool all) {
   std::vector<Row> rows;
   std::map<std::pair<std::string, std::string>, size_t> known;
   for (const Parameter& parameter : model.parameters()) {

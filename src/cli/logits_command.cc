@@ -26,7 +26,7 @@ struct Options {
 constexpr int64_t kChunkRows = 1024;
 
 void Run(const Options& options) {
-  const std::unique_ptr<MambaModel> model = options.model.Load();
+  const std::unique_ptr<BlockLanguageModel> model = options.model.Load();
   for (const int32_t token : options.tokens) {
     if (token < 0 || token >= model->vocab_size()) {
       throw Error(ErrorCode::kInvalidArgument,

@@ -20,8 +20,8 @@ void ModelOptions::AddTo(CLI::App& command) {
       ->capture_default_str();
 }
 
-std::unique_ptr<MambaModel> ModelOptions::Load() const {
-  return LoadMamba(directory, ParseDType(dtype));
+std::unique_ptr<BlockLanguageModel> ModelOptions::Load() const {
+  return LoadModel(directory, ParseDType(dtype));
 }
 
 }  // namespace adder

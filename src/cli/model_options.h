@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "adder/models/mamba.h"
+#include "adder/models/block_language_model.h"
 
 namespace adder {
 
@@ -16,7 +16,7 @@ struct ModelOptions {
 
   // --model DIR (required) and --dtype.
   void AddTo(CLI::App& command);
-  std::unique_ptr<MambaModel> Load() const;
+  std::unique_ptr<BlockLanguageModel> Load() const;
 };
 
 // --model alone, for commands that do not choose how to compute.

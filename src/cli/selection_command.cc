@@ -28,7 +28,7 @@ constexpr int64_t kMaxCells = 100000;
 
 void Run(const Options& options) {
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(options.model.directory);
-  const std::unique_ptr<MambaModel> model = options.model.Load();
+  const std::unique_ptr<BlockLanguageModel> model = options.model.Load();
   const std::vector<int32_t> tokens = tokenizer->Encode(options.prompt);
   if (tokens.empty()) throw UsageError("--prompt is empty: there is nothing to show");
   const auto rows = static_cast<int64_t>(tokens.size());

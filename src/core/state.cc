@@ -1,6 +1,8 @@
 #include "adder/core/state.h"
 
+#include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "adder/core/error.h"
@@ -8,10 +10,29 @@
 namespace adder {
 namespace {
 
-Shape WithSequences(const Shape& shape, int64_t sequences) {
+// The shape of an entry for other sequences, a growing one's with just the capacity they need.
+Shape ShapeFor(const State::Entry& entry, std::span<const int64_t> positions) {
+  const Shape& shape = entry.value.shape();
   std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
-  dims[0] = sequences;
+  dims[0] = static_cast<int64_t>(positions.size());
+  if (entry.grows) {
+    dims[1] = positions.empty() ? 0 : *std::max_element(positions.begin(), positions.end());
+  }
   return Shape(dims);
+}
+
+// Copies sequence `from_sequence`, which has read `position` rows, over another's place in `to`.
+// The rows of a growing entry after those become zero.
+void CopySequence(const State::Entry& from, int64_t from_sequence, int64_t position,
+                  const Tensor& to, int64_t to_sequence) {
+  const Tensor source = from.value.Rows(from_sequence, 1);
+  const Tensor target = to.Rows(to_sequence, 1);
+  if (!from.grows) {
+    target.CopyFrom(source);
+    return;
+  }
+  target.Slice(1, 0, position).CopyFrom(source.Slice(1, 0, position));
+  target.Slice(1, position, to.dim(1) - position).SetZero();
 }
 
 bool SameBits(const Tensor& a, const Tensor& b) {
@@ -32,6 +53,13 @@ State::State(uint64_t fingerprint, std::vector<int64_t> positions, std::vector<E
                   "state entry " + entry.name + " is " + entry.value.ToString() +
                       ", expected a first dimension of " + std::to_string(sequences()));
     }
+    const int64_t longest =
+        positions_.empty() ? 0 : *std::max_element(positions_.begin(), positions_.end());
+    if (entry.grows && (entry.value.rank() < 2 || entry.value.dim(1) < longest)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "state entry " + entry.name + " is " + entry.value.ToString() +
+                      ", expected rows for the " + std::to_string(longest) + " that were read");
+    }
   }
 }
 
@@ -47,7 +75,14 @@ State& State::operator=(const State& other) {
 
 int64_t State::bytes() const {
   int64_t total = 0;
-  for (const Entry& entry : entries_) total += entry.value.bytes();
+  for (const Entry& entry : entries_) {
+    if (!entry.grows) {
+      total += entry.value.bytes();
+    } else if (entry.value.elements() > 0) {
+      const int64_t row_bytes = entry.value.bytes() / (entry.value.dim(0) * entry.value.dim(1));
+      for (const int64_t position : positions_) total += position * row_bytes;
+    }
+  }
   return total;
 }
 
@@ -63,15 +98,20 @@ State State::Select(std::span<const int64_t> sequences) const {
     selected.positions_.push_back(positions_[static_cast<size_t>(s)]);
   }
   for (const Entry& entry : entries_) {
-    const Tensor& from = entry.value;
-    const Tensor to = Tensor::Empty(WithSequences(from.shape(), selected.sequences()), from.dtype(),
-                                    from.device());
+    const Tensor to = Tensor::Empty(ShapeFor(entry, selected.positions_), entry.value.dtype(),
+                                    entry.value.device());
     for (size_t i = 0; i < sequences.size(); ++i) {
-      to.Rows(static_cast<int64_t>(i), 1).CopyFrom(from.Rows(sequences[i], 1));
+      CopySequence(entry, sequences[i], selected.positions_[i], to, static_cast<int64_t>(i));
     }
-    selected.entries_.push_back({entry.name, to});
+    selected.entries_.push_back({entry.name, to, entry.grows});
   }
   return selected;
+}
+
+State State::Compact() const {
+  std::vector<int64_t> all(positions_.size());
+  std::iota(all.begin(), all.end(), int64_t{0});
+  return Select(all);
 }
 
 State State::Stack(std::span<const State> states) {
@@ -84,8 +124,9 @@ State State::Stack(std::span<const State> states) {
     for (size_t e = 0; same && e < state.entries_.size(); ++e) {
       const Entry& entry = state.entries_[e];
       const Entry& first = states.front().entries_[e];
-      same = entry.name == first.name && entry.value.dtype() == first.value.dtype() &&
-             entry.value.shape() == WithSequences(first.value.shape(), state.sequences());
+      same = entry.name == first.name && entry.grows == first.grows &&
+             entry.value.dtype() == first.value.dtype() &&
+             ShapeFor(entry, {}) == ShapeFor(first, {});
     }
     if (!same) {
       throw Error(ErrorCode::kInvalidArgument, "states of different models cannot be stacked");
@@ -95,14 +136,15 @@ State State::Stack(std::span<const State> states) {
   }
   for (size_t e = 0; e < states.front().entries_.size(); ++e) {
     const Entry& first = states.front().entries_[e];
-    const Tensor to = Tensor::Empty(WithSequences(first.value.shape(), stacked.sequences()),
-                                    first.value.dtype(), first.value.device());
-    int64_t row = 0;
+    const Tensor to = Tensor::Empty(ShapeFor(first, stacked.positions_), first.value.dtype(),
+                                    first.value.device());
+    int64_t place = 0;
     for (const State& state : states) {
-      to.Rows(row, state.sequences()).CopyFrom(state.entries_[e].value);
-      row += state.sequences();
+      for (int64_t s = 0; s < state.sequences(); ++s) {
+        CopySequence(state.entries_[e], s, state.positions_[static_cast<size_t>(s)], to, place++);
+      }
     }
-    stacked.entries_.push_back({first.name, to});
+    stacked.entries_.push_back({first.name, to, first.grows});
   }
   return stacked;
 }
@@ -113,9 +155,19 @@ bool operator==(const State& a, const State& b) {
     return false;
   }
   for (size_t e = 0; e < a.entries_.size(); ++e) {
-    if (a.entries_[e].name != b.entries_[e].name ||
-        !SameBits(a.entries_[e].value, b.entries_[e].value)) {
-      return false;
+    const State::Entry& entry_a = a.entries_[e];
+    const State::Entry& entry_b = b.entries_[e];
+    if (entry_a.name != entry_b.name || entry_a.grows != entry_b.grows) return false;
+    if (!entry_a.grows) {
+      if (!SameBits(entry_a.value, entry_b.value)) return false;
+      continue;
+    }
+    for (int64_t s = 0; s < a.sequences(); ++s) {
+      const int64_t position = a.positions_[static_cast<size_t>(s)];
+      if (!SameBits(entry_a.value.Rows(s, 1).Slice(1, 0, position),
+                    entry_b.value.Rows(s, 1).Slice(1, 0, position))) {
+        return false;
+      }
     }
   }
   return true;

@@ -1,6 +1,7 @@
 // What a model remembers of the sequences it has read: per layer the convolution window and the
-// SSM state. A State is a value: copying it forks the conversation, assigning an older copy rolls
-// it back, and for a pure Mamba its size does not depend on how much has been read.
+// SSM state, and for an attention layer its keys and values. A State is a value: copying it forks
+// the conversation, assigning an older copy rolls it back, and for a pure Mamba its size does not
+// depend on how much has been read.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +19,15 @@ class State {
   struct Entry {
     std::string name;
     Tensor value;
+    // An attention layer's keys or values, [sequences, capacity, ...]: what a sequence has read are
+    // its first position rows; those after them, up to the capacity, mean nothing.
+    bool grows = false;
   };
 
   State() = default;  // no sequences; what a model has not begun to read
   // Every entry's first dimension is the number of sequences; `fingerprint` names the model
-  // (see LanguageModel::fingerprint) and `positions` the rows each sequence has read so far.
-  // Throws kInvalidArgument when they disagree.
+  // (see LanguageModel::fingerprint) and `positions` the rows each sequence has read so far, for
+  // which a growing entry has capacity. Throws kInvalidArgument when they disagree.
   State(uint64_t fingerprint, std::vector<int64_t> positions, std::vector<Entry> entries);
 
   // Value semantics: copies copy the elements.
@@ -39,7 +43,7 @@ class State {
   std::span<int64_t> mutable_positions() { return positions_; }
   std::span<const Entry> entries() const { return entries_; }
   std::span<Entry> mutable_entries() { return entries_; }
-  // Size of all entries' elements.
+  // Size of all entries' elements; of a growing entry's, those that were read.
   int64_t bytes() const;
 
   // The named sequences, in that order, each index any number of times (fork: {0, 0, 0}).
@@ -49,7 +53,11 @@ class State {
   // belong to different models.
   static State Stack(std::span<const State> states);
 
-  // Same model, positions and bits.
+  // The same state where every growing entry has no more capacity than the longest sequence needs,
+  // and zeros in the rows that others have beyond their ends: what is saved.
+  State Compact() const;
+
+  // Same model, positions and bits; capacities do not count.
   friend bool operator==(const State& a, const State& b);
 
  private:

@@ -178,7 +178,11 @@ State ParseBody(Reader& reader) {
 
 }  // namespace
 
-void WriteState(const std::filesystem::path& path, const State& state) {
+void WriteState(const std::filesystem::path& path, const State& given) {
+  const bool grows = std::any_of(given.entries().begin(), given.entries().end(),
+                                 [](const State::Entry& entry) { return entry.grows; });
+  const State compact = grows ? given.Compact() : State();
+  const State& state = grows ? compact : given;
   ChecksummedWriter writer(path);
   writer.Write(std::as_bytes(std::span(kMagic)));
   writer.WriteValue(kVersion);
@@ -241,7 +245,7 @@ State ReadState(const std::filesystem::path& path) {
 }
 
 State ReadStateFor(const std::filesystem::path& path, const State& like) {
-  State state = ReadState(path);
+  const State state = ReadState(path);
   const auto fail = [&](const std::string& problem) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: the state belongs to another model: {}", path.string(), problem));
@@ -259,17 +263,25 @@ State ReadStateFor(const std::filesystem::path& path, const State& like) {
     const State::Entry& expected = like.entries()[i];
     const auto got_dims = got.value.shape().dims();
     const auto expected_dims = expected.value.shape().dims();
-    // All but the first dimension, the number of sequences.
+    // All but the first dimension, the number of sequences, and a growing entry's second.
+    const int free = expected.grows ? 2 : 1;
     const bool same_shape = got_dims.size() == expected_dims.size() &&
-                            std::equal(got_dims.begin() + 1, got_dims.end(),
-                                       expected_dims.begin() + 1, expected_dims.end());
+                            std::equal(got_dims.begin() + free, got_dims.end(),
+                                       expected_dims.begin() + free, expected_dims.end());
     if (got.name != expected.name || got.value.dtype() != expected.value.dtype() || !same_shape) {
       fail(fmt::format("entry {} is {} {}, expected {} {} (the first dimension is free)", i,
                        JsonQuote(got.name, 80), got.value.ToString(), JsonQuote(expected.name),
                        expected.value.ToString()));
     }
   }
-  return state;
+  std::vector<State::Entry> entries(state.entries().begin(), state.entries().end());
+  for (size_t i = 0; i < entries.size(); ++i) entries[i].grows = like.entries()[i].grows;
+  try {
+    return State(state.fingerprint(), {state.positions().begin(), state.positions().end()},
+                 std::move(entries));
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", path.string(), error.what()));
+  }
 }
 
 }  // namespace adder

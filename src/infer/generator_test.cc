@@ -296,7 +296,7 @@ TEST(Generator, GreedyIdsAreThoseOfTheReferenceImplementation) {
     GTEST_SKIP() << "the reference folder " << goldens << " is absent";
   }
   for (const char* name : {"mamba-tied", "mamba-untied-bias"}) {
-    const auto model = LoadMamba(goldens / name, DType::kF32);
+    const auto model = LoadModel(goldens / name, DType::kF32);
     const ToyTokenizer tokenizer(
         std::vector<std::string>(static_cast<size_t>(model->vocab_size()), "x"));
     const SafetensorsFile file = SafetensorsFile::Open(goldens / name / "golden.safetensors");

@@ -44,14 +44,15 @@ class ToyModel : public LanguageModel {
                  {{"memory", Tensor::Zeros({sequences, vocab_}, DType::kF32)}});
   }
 
-  Variable Hidden(Tape*, const Tensor& tokens, const SequenceLayout& layout,
-                  std::vector<Variable>* states, bool, SelectionTrace*) const override {
+  Variable Hidden(Tape*, const Tensor& tokens, const SequenceLayout& layout, Memory* memory, bool,
+                  SelectionTrace*) const override {
     ++forwards_;
     most_rows_ = std::max(most_rows_, layout.rows());
-    const Tensor memory = states->front().value();
+    const Tensor entry = memory->entries.front().value();
     const Tensor hidden = Tensor::Empty({layout.rows(), vocab_}, DType::kF32);
     for (int64_t s = 0; s < layout.sequences(); ++s) {
-      float* m = memory.data<float>() + s * vocab_;
+      memory->positions[static_cast<size_t>(s)] += layout.length(s);
+      float* m = entry.data<float>() + s * vocab_;
       for (int64_t row = layout.begin(s); row < layout.end(s); ++row) {
         for (int64_t v = 0; v < vocab_; ++v) m[v] *= 0.5f;
         const int32_t token = tokens.data<int32_t>()[row];

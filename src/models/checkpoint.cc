@@ -76,15 +76,15 @@ bool SameElements(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-MambaConfig ParseMambaConfig(std::string_view text, const std::string& source) {
+ModelConfig ParseModelConfig(std::string_view text, const std::string& source) {
   const JsonObject json = JsonObject::Parse(text, source);
   CheckArchitecture(json);
-  MambaConfig config;
+  ModelConfig config;
   constexpr double kTiny = std::numeric_limits<double>::min();  // positive
-  constexpr int64_t kLargest = MambaConfig::kLargestDimension;
-  config.vocab_size = json.Int("vocab_size", 1, MambaConfig::kLargestVocabulary);
+  constexpr int64_t kLargest = ModelConfig::kLargestDimension;
+  config.vocab_size = json.Int("vocab_size", 1, ModelConfig::kLargestVocabulary);
   config.d_model = json.Int("hidden_size", 1, kLargest);
-  config.n_layer = json.Int("num_hidden_layers", 1, MambaConfig::kMostLayers);
+  config.n_layer = json.Int("num_hidden_layers", 1, ModelConfig::kMostLayers);
   config.d_state = json.IntOr("state_size", 16, 1, kLargest);
   config.d_conv = json.IntOr("conv_kernel", 4, 2, 8);
   config.expand = json.IntOr("expand", 2, 1, kLargest);
@@ -113,14 +113,14 @@ MambaConfig ParseMambaConfig(std::string_view text, const std::string& source) {
   return config;
 }
 
-MambaConfig ReadMambaConfig(const fs::path& directory) {
+ModelConfig ReadModelConfig(const fs::path& directory) {
   constexpr size_t kLargestConfig = size_t{1} << 24;
   const fs::path path = directory / kConfigFile;
-  return ParseMambaConfig(ReadFile(path, kLargestConfig), path.string());
+  return ParseModelConfig(ReadFile(path, kLargestConfig), path.string());
 }
 
-std::unique_ptr<MambaModel> LoadMamba(const fs::path& directory, DType compute_dtype) {
-  const MambaConfig config = ReadMambaConfig(directory);
+std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType compute_dtype) {
+  const ModelConfig config = ReadModelConfig(directory);
   const ShardedSafetensors weights = ShardedSafetensors::Open(directory);
   // Before a model of so many layers is built.
   if (config.n_layer > static_cast<int64_t>(weights.tensors().size())) {
@@ -129,7 +129,7 @@ std::unique_ptr<MambaModel> LoadMamba(const fs::path& directory, DType compute_d
         fmt::format("{}: the weights are {} tensors, too few for the {} layers of {}",
                     directory.string(), weights.tensors().size(), config.n_layer, kConfigFile));
   }
-  auto model = std::make_unique<MambaModel>(config, compute_dtype);
+  auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
   std::set<std::string> unexpected;
   for (const auto& [name, tensor] : weights.tensors()) unexpected.insert(name);
   std::set<std::string> missing;
@@ -174,7 +174,7 @@ std::unique_ptr<MambaModel> LoadMamba(const fs::path& directory, DType compute_d
   return model;
 }
 
-std::string MambaConfigJson(const MambaConfig& config, DType dtype) {
+std::string ModelConfigJson(const ModelConfig& config, DType dtype) {
   const char* dtype_name = dtype == DType::kF32    ? "float32"
                            : dtype == DType::kBF16 ? "bfloat16"
                                                    : "float16";
@@ -211,7 +211,7 @@ std::string MambaConfigJson(const MambaConfig& config, DType dtype) {
   return json.ToText(2) + "\n";
 }
 
-void SaveMamba(const MambaModel& model, const fs::path& directory, DType dtype) {
+void SaveModel(const BlockLanguageModel& model, const fs::path& directory, DType dtype) {
   if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("a checkpoint cannot be written in {}, expected f32, bf16 or f16",
@@ -224,7 +224,7 @@ void SaveMamba(const MambaModel& model, const fs::path& directory, DType dtype) 
     }
     tensors.emplace_back(p.name, p.value.To(p.full_precision ? DType::kF32 : dtype));
   }
-  const MambaConfig& config = model.config();
+  const ModelConfig& config = model.config();
   const auto token = [](int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); };
   const JsonValue generation(JsonValue::Object{{"_from_model_config", true},
                                                {"bos_token_id", token(config.bos_token_id)},
@@ -232,7 +232,7 @@ void SaveMamba(const MambaModel& model, const fs::path& directory, DType dtype) 
                                                {"use_cache", true}});
   WriteSafetensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
   WriteFileAtomically(directory / kGenerationConfigFile, generation.ToText(2) + "\n");
-  WriteFileAtomically(directory / kConfigFile, MambaConfigJson(config, dtype));
+  WriteFileAtomically(directory / kConfigFile, ModelConfigJson(config, dtype));
 }
 
 }  // namespace adder

@@ -8,11 +8,11 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    const adder::MambaConfig config = adder::ParseMambaConfig(
+    const adder::ModelConfig config = adder::ParseModelConfig(
         std::string_view(reinterpret_cast<const char*>(data), size), "config.json");
-    const std::string text = adder::MambaConfigJson(config, adder::DType::kF32);
-    const adder::MambaConfig again = adder::ParseMambaConfig(text, "config.json");
-    if (adder::MambaConfigJson(again, adder::DType::kF32) != text) std::abort();
+    const std::string text = adder::ModelConfigJson(config, adder::DType::kF32);
+    const adder::ModelConfig again = adder::ParseModelConfig(text, "config.json");
+    if (adder::ModelConfigJson(again, adder::DType::kF32) != text) std::abort();
   } catch (const adder::Error&) {
   }
   return 0;

@@ -16,7 +16,7 @@
 #include "adder/formats/json.h"
 #include "adder/formats/safetensors.h"
 #include "adder/formats/state_file.h"
-#include "adder/models/small_mamba_test.h"
+#include "adder/models/small_model_test.h"
 
 namespace adder {
 namespace {
@@ -40,12 +40,12 @@ class CheckpointTest : public testing::Test {
   }
   ~CheckpointTest() override { fs::remove_all(directory_); }
 
-  static MambaConfig TinyConfig() {
-    MambaConfig config = SmallConfig();
+  static ModelConfig TinyConfig() {
+    ModelConfig config = SmallConfig();
     config.n_layer = 2;
     return config;
   }
-  static Tensors Values(const MambaModel& model) {
+  static Tensors Values(const BlockLanguageModel& model) {
     Tensors tensors;
     for (const Parameter& p : model.parameters()) tensors.emplace_back(p.name, p.value);
     return tensors;
@@ -56,7 +56,7 @@ class CheckpointTest : public testing::Test {
   // Loads and expects an error with this code whose message holds all the texts.
   void ExpectLoadFails(ErrorCode code, const std::vector<std::string>& texts) {
     try {
-      LoadMamba(directory_, DType::kF32);
+      LoadModel(directory_, DType::kF32);
       ADD_FAILURE() << "loaded; expected an error with " << texts.front();
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), code) << error.what();
@@ -71,7 +71,7 @@ class CheckpointTest : public testing::Test {
 };
 
 TEST_F(CheckpointTest, WrittenAndReadBackIsTheSameModel) {
-  MambaConfig config = TinyConfig();
+  ModelConfig config = TinyConfig();
   for (const bool tied : {true, false}) {
     for (const bool biased : {true, false}) {
       config.tie_word_embeddings = tied;
@@ -80,10 +80,10 @@ TEST_F(CheckpointTest, WrittenAndReadBackIsTheSameModel) {
       config.norm_eps = 3e-6;
       config.eos_token_id = 5;
       const auto model = SmallModel(DType::kF32, config);
-      SaveMamba(*model, directory_, DType::kF32);
-      const auto again = LoadMamba(directory_, DType::kF32);
-      EXPECT_EQ(MambaConfigJson(again->config(), DType::kF32),
-                MambaConfigJson(model->config(), DType::kF32));
+      SaveModel(*model, directory_, DType::kF32);
+      const auto again = LoadModel(directory_, DType::kF32);
+      EXPECT_EQ(ModelConfigJson(again->config(), DType::kF32),
+                ModelConfigJson(model->config(), DType::kF32));
       ASSERT_EQ(again->parameters().size(), model->parameters().size());
       for (size_t i = 0; i < model->parameters().size(); ++i) {
         EXPECT_TRUE(SameBits(again->parameters()[i].value, model->parameters()[i].value));
@@ -96,8 +96,8 @@ TEST_F(CheckpointTest, WrittenAndReadBackIsTheSameModel) {
 TEST_F(CheckpointTest, WhatIsComputedWithIsReadBackExactlyInHalfTheBits) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     const auto model = SmallModel(dtype, TinyConfig());
-    SaveMamba(*model, directory_, dtype);
-    const auto again = LoadMamba(directory_, dtype);
+    SaveModel(*model, directory_, dtype);
+    const auto again = LoadModel(directory_, dtype);
     for (size_t i = 0; i < model->parameters().size(); ++i) {
       EXPECT_TRUE(SameBits(again->parameters()[i].compute, model->parameters()[i].compute))
           << model->parameters()[i].name;
@@ -117,8 +117,8 @@ TEST_F(CheckpointTest, WhatIsComputedWithIsReadBackExactlyInHalfTheBits) {
 
 TEST_F(CheckpointTest, WeightsInTheComputeDTypeAreMappedNotCopied) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
-  const auto loaded = LoadMamba(directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
+  const auto loaded = LoadModel(directory_, DType::kF32);
   for (const Parameter& p : loaded->parameters()) {
     if (p.name.ends_with("A_log")) continue;
     EXPECT_EQ(p.compute.raw(), p.value.raw()) << p.name;
@@ -127,12 +127,12 @@ TEST_F(CheckpointTest, WeightsInTheComputeDTypeAreMappedNotCopied) {
   const Tensor tokens = RandomTokens(9, 61, 2);
   const SequenceLayout layout = SequenceLayout::Single(9);
   const Tensor before = loaded->Forward(tokens, layout, nullptr);
-  SaveMamba(*loaded, directory_, DType::kF32);
+  SaveModel(*loaded, directory_, DType::kF32);
   loaded->PrepareTraining();
   EXPECT_TRUE(SameBits(loaded->Forward(tokens, layout, nullptr), before));
   EXPECT_NE(loaded->parameters()[0].value.raw(), nullptr);
   loaded->parameters()[0].value.SetZero();
-  EXPECT_GT(test::MaxAbs(LoadMamba(directory_, DType::kF32)->parameters()[0].value), 0);
+  EXPECT_GT(test::MaxAbs(LoadModel(directory_, DType::kF32)->parameters()[0].value), 0);
 }
 
 TEST_F(CheckpointTest, EveryFileDTypeLoadsForEveryComputeDType) {
@@ -141,13 +141,13 @@ TEST_F(CheckpointTest, EveryFileDTypeLoadsForEveryComputeDType) {
   const SequenceLayout layout = SequenceLayout::Single(9);
   const Tensor expected = model->Forward(tokens, layout, nullptr);
   for (const DType file : {DType::kF32, DType::kBF16, DType::kF16}) {
-    SaveMamba(*model, directory_, file);
+    SaveModel(*model, directory_, file);
     // As other software writes it: every tensor in the file's dtype.
     Tensors tensors = Values(*model);
     for (auto& [name, tensor] : tensors) tensor = tensor.To(file);
     WriteWeights(tensors);
     for (const DType compute : {DType::kF32, DType::kBF16, DType::kF16}) {
-      const auto loaded = LoadMamba(directory_, compute);
+      const auto loaded = LoadModel(directory_, compute);
       // The coarser of the two roundings, bf16's 0.4 %, a few times over.
       EXPECT_TRUE(test::Near(loaded->Forward(tokens, layout, nullptr), expected, 0.03));
       loaded->PrepareTraining();
@@ -162,10 +162,10 @@ TEST_F(CheckpointTest, ASavedStateGoesOnInAnotherProcessesModelAsIfNeverSaved) {
   const SequenceLayout half = SequenceLayout::Single(20);
   State state;
   model->Forward(tokens.Rows(0, 20), half, &state);
-  SaveMamba(*model, directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
   WriteState(directory_ / "state", state);
 
-  const auto loaded = LoadMamba(directory_, DType::kF32);
+  const auto loaded = LoadModel(directory_, DType::kF32);
   State restored = ReadStateFor(directory_ / "state", loaded->InitialState(1));
   EXPECT_TRUE(restored == state);
   EXPECT_TRUE(SameBits(loaded->Forward(tokens.Rows(20, 20), half, &restored),
@@ -178,7 +178,7 @@ TEST_F(CheckpointTest, ASavedStateGoesOnInAnotherProcessesModelAsIfNeverSaved) {
 
 TEST_F(CheckpointTest, ReadsShards) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
   const Tensors all = Values(*model);
   const size_t half = all.size() / 2;
   WriteSafetensors(directory_ / "model-00001-of-00002.safetensors", std::span(all).first(half));
@@ -193,14 +193,14 @@ TEST_F(CheckpointTest, ReadsShards) {
                       JsonValue(JsonValue::Object{{"metadata", JsonValue::Object{}},
                                                   {"weight_map", std::move(map)}})
                           .ToText());
-  EXPECT_EQ(LoadMamba(directory_, DType::kF32)->fingerprint(), model->fingerprint());
+  EXPECT_EQ(LoadModel(directory_, DType::kF32)->fingerprint(), model->fingerprint());
   fs::remove(directory_ / "model-00002-of-00002.safetensors");
   ExpectLoadFails(ErrorCode::kNotFound, {"model-00002-of-00002.safetensors"});
 }
 
 TEST_F(CheckpointTest, NamesTheTensorOfTheWrongShape) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
   Tensors tensors = Values(*model);
   for (auto& [name, tensor] : tensors) {
     if (name == "backbone.layers.1.mixer.A_log") tensor = Tensor::Zeros({80, 4}, DType::kF32);
@@ -213,7 +213,7 @@ TEST_F(CheckpointTest, NamesTheTensorOfTheWrongShape) {
 
 TEST_F(CheckpointTest, NamesTensorsThatAreMissingUnexpectedOrNoFloats) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
   const Tensors all = Values(*model);
   Tensors tensors(all.begin() + 1, all.end());
   WriteWeights(tensors);
@@ -237,11 +237,11 @@ TEST_F(CheckpointTest, NamesTensorsThatAreMissingUnexpectedOrNoFloats) {
 
 TEST_F(CheckpointTest, ATiedHeadStoredASecondTimeMustBeTheEmbedding) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
+  SaveModel(*model, directory_, DType::kF32);
   Tensors tensors = Values(*model);
   tensors.emplace_back("lm_head.weight", tensors.front().second);
   WriteWeights(tensors);
-  EXPECT_EQ(LoadMamba(directory_, DType::kF32)->fingerprint(), model->fingerprint());
+  EXPECT_EQ(LoadModel(directory_, DType::kF32)->fingerprint(), model->fingerprint());
   tensors.back().second = tensors.front().second.Clone();
   tensors.back().second.data<float>()[7] += 1;
   WriteWeights(tensors);
@@ -250,29 +250,30 @@ TEST_F(CheckpointTest, ATiedHeadStoredASecondTimeMustBeTheEmbedding) {
 
 TEST_F(CheckpointTest, HugeSizesInTheConfigAllocateNothing) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  SaveMamba(*model, directory_, DType::kF32);
-  MambaConfig config = TinyConfig();
-  config.n_layer = MambaConfig::kMostLayers;
-  WriteFileAtomically(directory_ / "config.json", MambaConfigJson(config, DType::kF32));
+  SaveModel(*model, directory_, DType::kF32);
+  ModelConfig config = TinyConfig();
+  config.n_layer = ModelConfig::kMostLayers;
+  WriteFileAtomically(directory_ / "config.json", ModelConfigJson(config, DType::kF32));
   ExpectLoadFails(ErrorCode::kCorrupt, {"too few for the 65536 layers"});
   config = TinyConfig();
-  config.vocab_size = MambaConfig::kLargestVocabulary;
-  config.d_model = MambaConfig::kLargestDimension;
-  WriteFileAtomically(directory_ / "config.json", MambaConfigJson(config, DType::kF32));
+  config.vocab_size = ModelConfig::kLargestVocabulary;
+  config.d_model = ModelConfig::kLargestDimension;
+  WriteFileAtomically(directory_ / "config.json", ModelConfigJson(config, DType::kF32));
   ExpectLoadFails(ErrorCode::kCorrupt, {"backbone.embeddings.weight", "config says [2147483647"});
 }
 
 TEST_F(CheckpointTest, UnwritableDirectoriesAndOtherDTypesAreErrors) {
   const auto model = SmallModel(DType::kF32, TinyConfig());
-  EXPECT_THROW(SaveMamba(*model, directory_ / "absent", DType::kF32), Error);
-  EXPECT_THROW(SaveMamba(*model, directory_, DType::kI8), Error);
-  EXPECT_THROW(SaveMamba(MambaModel(TinyConfig(), DType::kF32), directory_, DType::kF32), Error);
+  EXPECT_THROW(SaveModel(*model, directory_ / "absent", DType::kF32), Error);
+  EXPECT_THROW(SaveModel(*model, directory_, DType::kI8), Error);
+  EXPECT_THROW(SaveModel(BlockLanguageModel(TinyConfig(), DType::kF32), directory_, DType::kF32),
+               Error);
   EXPECT_TRUE(fs::is_empty(directory_));
 }
 
-TEST(MambaConfigJsonTest, ReadsWhatHuggingFaceWrites) {
+TEST(ModelConfigJsonTest, ReadsWhatHuggingFaceWrites) {
   const fs::path goldens = fs::path(ADDER_SOURCE_DIR) / "tests" / "goldens";
-  const MambaConfig config = ReadMambaConfig(goldens / "mamba-untied-bias");
+  const ModelConfig config = ReadModelConfig(goldens / "mamba-untied-bias");
   EXPECT_EQ(config.vocab_size, 101);
   EXPECT_EQ(config.d_model, 48);
   EXPECT_EQ(config.n_layer, 2);
@@ -291,7 +292,7 @@ TEST(MambaConfigJsonTest, ReadsWhatHuggingFaceWrites) {
   // What is written has the fields that Hugging Face writes, with equal values, bar those that
   // steer only its own software.
   const JsonObject theirs = JsonObject::Read(goldens / "mamba-untied-bias" / "config.json");
-  const JsonObject ours = JsonObject::Parse(MambaConfigJson(config, DType::kF32), "ours");
+  const JsonObject ours = JsonObject::Parse(ModelConfigJson(config, DType::kF32), "ours");
   for (const JsonValue::Member& field : *ours.value().AsObject()) {
     const JsonValue* value = theirs.value().Find(field.key);
     ASSERT_NE(value, nullptr) << field.key;
@@ -299,8 +300,8 @@ TEST(MambaConfigJsonTest, ReadsWhatHuggingFaceWrites) {
   }
 }
 
-TEST(MambaConfigJsonTest, AbsentFieldsHaveHuggingFacesDefaults) {
-  const MambaConfig config = ParseMambaConfig(
+TEST(ModelConfigJsonTest, AbsentFieldsHaveHuggingFacesDefaults) {
+  const ModelConfig config = ParseModelConfig(
       R"({"model_type": "mamba", "vocab_size": 10, "hidden_size": 33, "num_hidden_layers": 1,
           "time_step_rank": "auto", "eos_token_id": null, "bos_token_id": [3, 4], "unknown": {}})",
       "config.json");
@@ -313,7 +314,7 @@ TEST(MambaConfigJsonTest, AbsentFieldsHaveHuggingFacesDefaults) {
   EXPECT_EQ(config.bos_token_id, 3);
 }
 
-TEST(MambaConfigJsonTest, RefusesHostileValuesAndNamesTheField) {
+TEST(ModelConfigJsonTest, RefusesHostileValuesAndNamesTheField) {
   struct Case {
     const char* field;
     const char* value;
@@ -361,7 +362,7 @@ TEST(MambaConfigJsonTest, RefusesHostileValuesAndNamesTheField) {
     }
     text += "}";
     try {
-      ParseMambaConfig(text, "config.json");
+      ParseModelConfig(text, "config.json");
       ADD_FAILURE() << c.field << " " << c.value << " was accepted";
     } catch (const Error& error) {
       const std::string message = error.what();
@@ -370,9 +371,9 @@ TEST(MambaConfigJsonTest, RefusesHostileValuesAndNamesTheField) {
       EXPECT_NE(message.find(c.field), std::string::npos) << message;
     }
   }
-  EXPECT_THROW(ParseMambaConfig("{}", "config.json"), Error);
-  EXPECT_THROW(ParseMambaConfig("[]", "config.json"), Error);
-  EXPECT_THROW(ParseMambaConfig("", "config.json"), Error);
+  EXPECT_THROW(ParseModelConfig("{}", "config.json"), Error);
+  EXPECT_THROW(ParseModelConfig("[]", "config.json"), Error);
+  EXPECT_THROW(ParseModelConfig("", "config.json"), Error);
 }
 
 }  // namespace

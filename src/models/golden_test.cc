@@ -9,7 +9,7 @@
 
 #include "adder/formats/safetensors.h"
 #include "adder/models/checkpoint.h"
-#include "adder/models/small_mamba_test.h"
+#include "adder/models/small_model_test.h"
 
 namespace adder {
 namespace {
@@ -24,7 +24,7 @@ class GoldenTest : public testing::TestWithParam<const char*> {
   const std::filesystem::path directory_ =
       std::filesystem::path(ADDER_SOURCE_DIR) / "tests" / "goldens" / GetParam();
   const SafetensorsFile golden_ = SafetensorsFile::Open(directory_ / "golden.safetensors");
-  const std::unique_ptr<MambaModel> model_ = LoadMamba(directory_, DType::kF32);
+  const std::unique_ptr<BlockLanguageModel> model_ = LoadModel(directory_, DType::kF32);
   const Tensor ids_ = golden_.Get("input_ids");
   const int64_t batch_ = ids_.dim(0);
   const int64_t length_ = ids_.dim(1);

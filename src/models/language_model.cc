@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "adder/core/error.h"
@@ -13,7 +14,10 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
                               SelectionTrace* trace) const {
   if (state == nullptr) return Hidden(nullptr, tokens, layout, nullptr, false, trace).value();
   if (state->entries().empty() && state->sequences() == 0) {
-    *state = InitialState(layout.sequences());
+    State begun = InitialState(layout.sequences());
+    Tensor hidden = Forward(tokens, layout, &begun, trace);
+    *state = std::move(begun);
+    return hidden;
   }
   if (state->fingerprint() != fingerprint()) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -26,16 +30,15 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
                 fmt::format("a state of {} sequences for a layout of {}", state->sequences(),
                             layout.sequences()));
   }
-  std::vector<Variable> memory;
-  memory.reserve(state->entries().size());
-  for (const State::Entry& entry : state->entries()) memory.emplace_back(entry.value);
+  Memory memory;
+  memory.entries.reserve(state->entries().size());
+  for (const State::Entry& entry : state->entries()) memory.entries.emplace_back(entry.value);
+  memory.positions.assign(state->positions().begin(), state->positions().end());
   Tensor hidden = Hidden(nullptr, tokens, layout, &memory, false, trace).value();
-  for (size_t i = 0; i < memory.size(); ++i) {
-    state->mutable_entries()[i].value = memory[i].value();
+  for (size_t i = 0; i < memory.entries.size(); ++i) {
+    state->mutable_entries()[i].value = memory.entries[i].value();
   }
-  for (size_t s = 0; s < state->positions().size(); ++s) {
-    state->mutable_positions()[s] += layout.length(static_cast<int64_t>(s));
-  }
+  std::copy(memory.positions.begin(), memory.positions.end(), state->mutable_positions().begin());
   return hidden;
 }
 
@@ -47,6 +50,7 @@ void LanguageModel::PrepareTraining() {
     if (p.grad.defined() && p.value.dtype() == DType::kF32) continue;
     // Memory of its own: what is trained must not be the mapping of a checkpoint.
     p.compute = Tensor();
+    p.compute_is_copy = false;
     p.value = p.value.dtype() == DType::kF32 ? p.value.Clone() : p.value.To(DType::kF32);
     p.grad = Tensor::Zeros(p.value.shape(), DType::kF32, p.value.device());
   }

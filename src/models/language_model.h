@@ -23,6 +23,15 @@ struct SelectionTrace {
   std::vector<Tensor> decay;
 };
 
+// What the sequences of a forward remember, as variables: State's entries and positions.
+struct Memory {
+  // One per entry of InitialState(), in that order, [sequences, ...] each; undefined: nothing was
+  // read. Empty stands for that many undefined ones.
+  std::vector<Variable> entries;
+  // Rows that each sequence has read; empty: none.
+  std::vector<int64_t> positions;
+};
+
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
@@ -43,14 +52,14 @@ class LanguageModel {
   // The memory of `sequences` sequences that have read nothing: all zero.
   virtual State InitialState(int64_t sequences) const = 0;
 
-  // The one forward. tokens: i32 [rows]; states: one variable per entry of InitialState(), in that
-  // order, [sequences, ...] each (undefined: zero); replaced by the memory after the last row.
-  // Without a tape the given tensors are overwritten with it. nullptr: begin from zero and keep
-  // nothing. Returns the normalised hidden rows, [rows, d_model], in the compute dtype.
+  // The one forward. tokens: i32 [rows]; memory: what the sequences have read before, becomes what
+  // they have read after their last rows. Without a tape the tensors given are overwritten where
+  // they have room. nullptr: begin from nothing and keep nothing. Returns the normalised hidden
+  // rows, [rows, d_model], in the compute dtype.
   // With recompute, each block's activations are recomputed in the backward (see Checkpoint).
-  // Throws kInvalidArgument before any state is touched when tokens, layout and states disagree.
+  // Throws kInvalidArgument before any memory is touched when tokens, layout and memory disagree.
   virtual Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
-                          std::vector<Variable>* states, bool recompute = false,
+                          Memory* memory, bool recompute = false,
                           SelectionTrace* trace = nullptr) const = 0;
   // f32 [rows, vocab] for hidden rows.
   virtual Tensor Logits(const Tensor& hidden) const = 0;

@@ -36,27 +36,63 @@ void TraceSelection(const Tensor& dt_any, const Tensor& dt_bias, const Tensor& A
 
 }  // namespace
 
-Variable MambaBlock::Forward(Tape* tape, const Variable& x, const SequenceLayout& layout,
-                             Variable* residual, Variable* window, Variable* h, MemoryUpdate update,
-                             SelectionTrace* trace) const {
-  const Variable vz =
-      Linear(tape, RmsNorm(tape, x, *residual, *norm, norm_eps, compute_dtype, residual),
-             *in_proj_weight, in_proj_bias);
-  const Variable v = CausalConv1d(tape, vz.Columns(0, d_inner), *conv_weight, conv_bias, layout,
-                                  ConvActivation::kSilu, window, update);
-  const Variable selection = Linear(tape, v, *x_proj_weight);
+MambaBlock::MambaBlock(ParameterList& list, const std::string& prefix, const ModelConfig& config,
+                       DType compute_dtype)
+    : norm_(Norm::Make(list, prefix + ".norm", config)),
+      d_inner_(config.d_inner),
+      d_state_(config.d_state),
+      d_conv_(config.d_conv),
+      dt_rank_(config.dt_rank),
+      normalizes_selection_(config.architecture == Architecture::kFalconMamba),
+      mixer_norm_eps_(config.mixer_norm_eps),
+      compute_dtype_(compute_dtype) {
+  const std::string mixer = prefix + ".mixer.";
+  A_log_ = list.Small(mixer + "A_log", {d_inner_, d_state_});
+  D_ = list.Small(mixer + "D", {d_inner_});
+  conv_weight_ = list.Convolution(mixer + "conv1d.weight", d_inner_, d_conv_);
+  conv_bias_ = list.BiasIf(config.use_conv_bias, mixer + "conv1d.bias", d_inner_);
+  in_proj_weight_ = list.Weight(mixer + "in_proj.weight", 2 * d_inner_, config.d_model);
+  in_proj_bias_ = list.BiasIf(config.use_bias, mixer + "in_proj.bias", 2 * d_inner_);
+  x_proj_weight_ = list.Weight(mixer + "x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
+  dt_proj_weight_ = list.Weight(mixer + "dt_proj.weight", d_inner_, dt_rank_);
+  dt_proj_bias_ = list.Small(mixer + "dt_proj.bias", {d_inner_});
+  out_proj_weight_ = list.Weight(mixer + "out_proj.weight", config.d_model, d_inner_);
+  out_proj_bias_ = list.BiasIf(config.use_bias, mixer + "out_proj.bias", config.d_model);
+}
+
+std::vector<Block::MemoryPart> MambaBlock::memory() const {
+  return {{.name = "conv", .dims = {d_conv_ - 1, d_inner_}},
+          {.name = "ssm", .dims = {d_inner_, d_state_}}};
+}
+
+Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Variable* residual,
+                             std::span<Variable> memory) const {
+  Tape* const tape = context.tape;
+  Variable* const window = memory.empty() ? nullptr : &memory[0];
+  Variable* const h = memory.empty() ? nullptr : &memory[1];
+  const Variable vz = Linear(tape, norm_.Apply(tape, x, *residual, compute_dtype_, residual),
+                             *in_proj_weight_, in_proj_bias_);
+  const Variable v = CausalConv1d(tape, vz.Columns(0, d_inner_), *conv_weight_, conv_bias_,
+                                  context.layout, ConvActivation::kSilu, window, context.update);
+  const Variable selection = Linear(tape, v, *x_proj_weight_);
+  const auto part = [&](int64_t begin, int64_t count) {
+    const Variable columns = selection.Columns(begin, count);
+    return columns;
+  };
   // The bias goes to the scan, which adds it in f32.
-  const Variable dt = Linear(tape, selection.Columns(0, dt_rank), *dt_proj_weight);
-  if (trace != nullptr) TraceSelection(dt.value(), dt_proj_bias->compute, A_log->compute, trace);
+  const Variable dt = Linear(tape, part(0, dt_rank_), *dt_proj_weight_);
+  if (context.trace != nullptr) {
+    TraceSelection(dt.value(), dt_proj_bias_->compute, A_log_->compute, context.trace);
+  }
   const Variable y = SelectiveScan(tape,
                                    {.x = v,
                                     .dt = dt,
-                                    .B = selection.Columns(dt_rank, d_state),
-                                    .C = selection.Columns(dt_rank + d_state, d_state),
-                                    .z = vz.Columns(d_inner, d_inner)},
-                                   {.A_log = A_log, .D = D, .dt_bias = dt_proj_bias}, layout,
-                                   /*groups=*/1, h, update);
-  return Linear(tape, y, *out_proj_weight, out_proj_bias);
+                                    .B = part(dt_rank_, d_state_),
+                                    .C = part(dt_rank_ + d_state_, d_state_),
+                                    .z = vz.Columns(d_inner_, d_inner_)},
+                                   {.A_log = A_log_, .D = D_, .dt_bias = dt_proj_bias_},
+                                   context.layout, /*groups=*/1, h, context.update);
+  return Linear(tape, y, *out_proj_weight_, out_proj_bias_);
 }
 
 }  // namespace adder

@@ -1,48 +1,54 @@
-// One Mamba block (arXiv 2312.00752, figure 3), pre-norm, on a residual stream in f32.
+// One Mamba block (arXiv 2312.00752, figure 3), pre-norm, on a residual stream in f32; also
+// Falcon's (arXiv 2410.05355, section 2), which normalises dt, B and C.
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
 
-#include "adder/autograd/functions.h"
-#include "adder/autograd/tape.h"
-#include "adder/core/sequence_layout.h"
-#include "adder/models/language_model.h"
+#include "adder/models/block.h"
 
 namespace adder {
 
-// The parameters a block reads, which the model owns, and its forward.
-//
-//     r      = residual + x;  u = RmsNorm(r)
+//     r      = residual + x;  u = Norm(r)
 //     v, z   = split(in_proj · u)
 //     v      = silu(conv1d(v))
-//     δ, B, C = split(x_proj · v);  dt = dt_proj · δ
+//     δ, B, C = split(x_proj · v)          (Falcon-Mamba: each divided by its root mean square)
+//     dt     = dt_proj · δ
 //     y      = SelectiveScan(v, dt + dt_bias, A, B, C, D) · silu(z)
 //     x      = out_proj · y
-struct MambaBlock {
-  const Parameter* norm = nullptr;
-  const Parameter* A_log = nullptr;
-  const Parameter* D = nullptr;
-  const Parameter* conv_weight = nullptr;
-  const Parameter* conv_bias = nullptr;  // may be null, as in_proj's and out_proj's
-  const Parameter* in_proj_weight = nullptr;
-  const Parameter* in_proj_bias = nullptr;
-  const Parameter* x_proj_weight = nullptr;
-  const Parameter* dt_proj_weight = nullptr;
-  const Parameter* dt_proj_bias = nullptr;
-  const Parameter* out_proj_weight = nullptr;
-  const Parameter* out_proj_bias = nullptr;
-  int64_t d_inner = 0;
-  int64_t d_state = 0;
-  int64_t dt_rank = 0;
-  double norm_eps = 0;
-  DType compute_dtype = DType::kF32;
+class MambaBlock : public Block {
+ public:
+  // Adds its parameters under "PREFIX.norm" and "PREFIX.mixer".
+  MambaBlock(ParameterList& list, const std::string& prefix, const ModelConfig& config,
+             DType compute_dtype);
 
-  // x: [rows, d_model], what the block before (or the embedding) adds to the stream.
-  // residual: f32 [rows, d_model], the stream without x, undefined at first; becomes r.
-  // window, h: the memory (see functions.h), or null both. trace may be null.
-  // Returns what this block adds to the stream, [rows, d_model] in the compute dtype.
-  Variable Forward(Tape* tape, const Variable& x, const SequenceLayout& layout, Variable* residual,
-                   Variable* window, Variable* h, MemoryUpdate update, SelectionTrace* trace) const;
+  // "conv" [d_conv-1, d_inner] and "ssm" [d_inner, d_state].
+  std::vector<MemoryPart> memory() const override;
+  Variable Forward(const BlockContext& context, const Variable& x, Variable* residual,
+                   std::span<Variable> memory) const override;
+
+ private:
+  Norm norm_;
+  const Parameter* A_log_;
+  const Parameter* D_;
+  const Parameter* conv_weight_;
+  const Parameter* conv_bias_;  // may be null, as in_proj's and out_proj's
+  const Parameter* in_proj_weight_;
+  const Parameter* in_proj_bias_;
+  const Parameter* x_proj_weight_;
+  const Parameter* dt_proj_weight_;
+  const Parameter* dt_proj_bias_;
+  const Parameter* out_proj_weight_;
+  const Parameter* out_proj_bias_;
+  int64_t d_inner_;
+  int64_t d_state_;
+  int64_t d_conv_;
+  int64_t dt_rank_;
+  bool normalizes_selection_;
+  double mixer_norm_eps_;
+  DType compute_dtype_;
 };
 
 }  // namespace adder

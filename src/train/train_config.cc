@@ -85,7 +85,7 @@ constexpr int64_t kMaxDimension = int64_t{1} << 20;
 
 // Every key of a config, in the order of the reference.
 std::vector<Field> Fields(TrainConfig& config) {
-  MambaConfig& dims = config.model.dimensions;
+  ModelConfig& dims = config.model.dimensions;
   auto& data = config.data;
   auto& train = config.train;
   auto& optimizer = config.optimizer;
@@ -567,7 +567,7 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
   assign(fields.front());
   if (!config.model.size.empty()) {
     try {
-      config.model.dimensions = MambaConfig::Published(config.model.size);
+      config.model.dimensions = ModelConfig::Published(config.model.size);
     } catch (const Error& error) {
       Fail(where("model.size"), error.what());
     }

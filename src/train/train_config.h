@@ -11,7 +11,7 @@
 
 #include "adder/core/dtype.h"
 #include "adder/data/batch_sampler.h"
-#include "adder/models/mamba_config.h"
+#include "adder/models/model_config.h"
 
 namespace adder {
 
@@ -24,7 +24,7 @@ struct TrainConfig {
     // A model directory to begin from instead of random weights; its dimensions then count.
     std::string checkpoint;
     // Vocabulary 256: tokens are bytes.
-    MambaConfig dimensions = {.d_model = 256, .n_layer = 8};
+    ModelConfig dimensions = {.d_model = 256, .n_layer = 8};
   } model;
 
   struct Data {

@@ -87,39 +87,44 @@ Trainer::Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConf
   if (options_.truncated_backpropagation) {
     const State zero = model_.InitialState(options_.batch);
     carried_.resize(static_cast<size_t>(options_.gradient_accumulation));
-    for (Memory& memory : carried_) {
-      for (const State::Entry& entry : zero.entries()) memory.push_back(entry.value.Clone());
-    }
-  }
-}
-
-std::vector<Variable> Trainer::BeginningMemory(const Batch& batch) const {
-  const Memory& carried = carried_[static_cast<size_t>(batch.first_stream / options_.batch)];
-  std::vector<Variable> states;
-  for (const Tensor& memory : carried) {
-    const Tensor begin =
-        Tensor::Zeros(WithRows(memory.shape(), batch.layout.sequences()), DType::kF32);
-    for (size_t s = 0; s < batch.continues.size(); ++s) {
-      if (batch.continues[s] >= 0) {
-        CopyRow(memory, batch.continues[s], begin, static_cast<int64_t>(s));
+    for (Carried& carried : carried_) {
+      for (const State::Entry& entry : zero.entries()) {
+        if (entry.grows) {
+          throw Error(ErrorCode::kUnsupported,
+                      "truncated backpropagation carries a memory of fixed size, and a model with "
+                      "attention remembers every row");
+        }
+        carried.push_back(entry.value.Clone());
       }
     }
-    states.emplace_back(begin);
   }
-  return states;
 }
 
-Trainer::Memory Trainer::EndingMemory(const Batch& batch,
-                                      const std::vector<Variable>& states) const {
+Memory Trainer::BeginningMemory(const Batch& batch) const {
   Memory memory;
-  for (const Variable& state : states) {
-    const Tensor end = Tensor::Empty(WithRows(state.value().shape(), options_.batch), DType::kF32);
-    for (size_t stream = 0; stream < batch.last.size(); ++stream) {
-      CopyRow(state.value(), batch.last[stream], end, static_cast<int64_t>(stream));
+  for (const Tensor& carried : carried_[static_cast<size_t>(batch.first_stream / options_.batch)]) {
+    const Tensor begin =
+        Tensor::Zeros(WithRows(carried.shape(), batch.layout.sequences()), DType::kF32);
+    for (size_t s = 0; s < batch.continues.size(); ++s) {
+      if (batch.continues[s] >= 0) {
+        CopyRow(carried, batch.continues[s], begin, static_cast<int64_t>(s));
+      }
     }
-    memory.push_back(end);
+    memory.entries.emplace_back(begin);
   }
   return memory;
+}
+
+Trainer::Carried Trainer::EndingMemory(const Batch& batch, const Memory& memory) const {
+  Carried carried;
+  for (const Variable& entry : memory.entries) {
+    const Tensor end = Tensor::Empty(WithRows(entry.value().shape(), options_.batch), DType::kF32);
+    for (size_t stream = 0; stream < batch.last.size(); ++stream) {
+      CopyRow(entry.value(), batch.last[stream], end, static_cast<int64_t>(stream));
+    }
+    carried.push_back(end);
+  }
+  return carried;
 }
 
 Trainer::StepResult Trainer::Step(double lr) {
@@ -141,18 +146,18 @@ Trainer::StepResult Trainer::Step(double lr) {
   };
   model_.ZeroGradients();
   double nats = 0.0;
-  std::vector<Memory> carried;
+  std::vector<Carried> carried;
   for (const Batch& batch : batches) {
     Tape tape;
-    std::vector<Variable> states;
-    if (carry) states = BeginningMemory(batch);
+    Memory memory;
+    if (carry) memory = BeginningMemory(batch);
     const Variable hidden = model_.Hidden(&tape, batch.tokens, batch.layout,
-                                          carry ? &states : nullptr, options_.recompute);
+                                          carry ? &memory : nullptr, options_.recompute);
     const Variable loss = model_.Loss(&tape, hidden, batch.targets);
     nats += Sum(loss.value());
     if (!std::isfinite(nats)) stop("loss", nats);
-    if (carry) carried.push_back(EndingMemory(batch, states));
-    states.clear();
+    if (carry) carried.push_back(EndingMemory(batch, memory));
+    memory = {};
     loss.CollectGrad([&](const Tensor& target, bool) {
       std::fill_n(target.data<float>(), target.elements(), weight);
     });

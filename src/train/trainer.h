@@ -41,12 +41,12 @@ class Trainer {
 
  private:
   // The memory of one batch's streams: per entry of the model's state, f32 [streams, ...].
-  using Memory = std::vector<Tensor>;
+  using Carried = std::vector<Tensor>;
 
   // What the sequences of a batch begin with; undefined variables never.
-  std::vector<Variable> BeginningMemory(const Batch& batch) const;
+  Memory BeginningMemory(const Batch& batch) const;
   // What the streams of a batch end with.
-  Memory EndingMemory(const Batch& batch, const std::vector<Variable>& states) const;
+  Carried EndingMemory(const Batch& batch, const Memory& memory) const;
 
   LanguageModel& model_;
   TrainConfig::Train options_;
@@ -54,7 +54,7 @@ class Trainer {
   BatchSampler sampler_;
   std::vector<Tensor> m_;
   std::vector<Tensor> v_;
-  std::vector<Memory> carried_;  // per batch of a step; empty without truncated backpropagation
+  std::vector<Carried> carried_;  // per batch of a step; empty without truncated backpropagation
   int64_t steps_ = 0;
   int64_t tokens_ = 0;
 };

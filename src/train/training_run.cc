@@ -21,8 +21,8 @@
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
 #include "adder/formats/tensorboard.h"
+#include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
-#include "adder/models/mamba.h"
 #include "adder/text/tokenizer.h"
 #include "adder/train/learning_rate.h"
 #include "adder/train/pace.h"
@@ -66,16 +66,17 @@ Corpora OpenCorpora(const TrainConfig::Data& data) {
 }
 
 // The parameters to begin with: of a checkpoint of this run, of the model to begin from, or random.
-std::unique_ptr<MambaModel> MakeModel(const TrainConfig& config, const fs::path& checkpoint) {
+std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config,
+                                              const fs::path& checkpoint) {
   const fs::path source = !checkpoint.empty() ? checkpoint : fs::path(config.model.checkpoint);
-  std::unique_ptr<MambaModel> model;
+  std::unique_ptr<BlockLanguageModel> model;
   if (!source.empty()) {
-    model = LoadMamba(source, config.train.dtype);
+    model = LoadModel(source, config.train.dtype);
   } else {
-    MambaConfig dimensions = config.model.dimensions;
+    ModelConfig dimensions = config.model.dimensions;
     dimensions.Resolve();
-    model = std::make_unique<MambaModel>(dimensions, config.train.dtype);
-    InitializeMamba(*model, static_cast<uint64_t>(config.train.seed));
+    model = std::make_unique<BlockLanguageModel>(dimensions, config.train.dtype);
+    InitializeModel(*model, static_cast<uint64_t>(config.train.seed));
   }
   if (model->vocab_size() != 256) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -319,7 +320,7 @@ class Run {
 
   void WriteModel() const {
     WriteDirectoryAtomically(folder_.model(), [&](const fs::path& directory) {
-      SaveMamba(*model_, directory, DType::kF32);
+      SaveModel(*model_, directory, DType::kF32);
       ByteTokenizer().Save(directory);
     });
   }
@@ -342,7 +343,7 @@ class Run {
     const std::string text = JsonValue(std::move(record)).ToText(2) + "\n";
     checkpoint_ = folder_.WriteCheckpoint(trainer_.steps(), config_.checkpoint.keep,
                                           [&](const fs::path& directory) {
-                                            SaveMamba(*model_, directory, DType::kF32);
+                                            SaveModel(*model_, directory, DType::kF32);
                                             ByteTokenizer().Save(directory);
                                             trainer_.Save(directory);
                                             WriteFileAtomically(directory / kTrainerFile, text);
@@ -376,7 +377,7 @@ class Run {
   const TrainingObserver& observer_;
   const std::atomic<bool>* stop_;
   fs::path checkpoint_;  // the newest
-  std::unique_ptr<MambaModel> model_;
+  std::unique_ptr<BlockLanguageModel> model_;
   Trainer trainer_;
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;

@@ -143,7 +143,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesEverything) {
     EXPECT_TRUE(fs::exists(run / name)) << name;
   }
   EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 2);
-  EXPECT_EQ(LoadMamba(outcome.model, DType::kF32)->config().d_model, 16);
+  EXPECT_EQ(LoadModel(outcome.model, DType::kF32)->config().d_model, 16);
   int64_t events = 0;
   for (const auto& entry : fs::directory_iterator(run)) {
     if (!entry.path().filename().string().starts_with("events.out")) continue;

@@ -8,7 +8,8 @@
 #include <string_view>
 
 #include "adder/backend/cpu/parallel.h"
-#include "adder/models/mamba.h"
+#include "adder/core/random.h"
+#include "adder/models/block_language_model.h"
 
 namespace adder {
 namespace {
@@ -43,7 +44,7 @@ class Initializer {
 
   // A step drawn log-uniformly from [dt_min, dt_max], not below the floor, through the inverse of
   // softplus.
-  void StepBias(const Parameter& p, const MambaConfig& c) const {
+  void StepBias(const Parameter& p, const ModelConfig& c) const {
     const double low = std::log(c.dt_min);
     const double high = std::log(c.dt_max);
     Fill(p, kDrawsPerUniform, [&](const Tensor& part, Random& random) {
@@ -73,13 +74,14 @@ class Initializer {
 
 }  // namespace
 
-void InitializeMamba(MambaModel& model, uint64_t seed) {
-  const MambaConfig& c = model.config();
+void InitializeModel(BlockLanguageModel& model, uint64_t seed) {
+  const ModelConfig& c = model.config();
   const Initializer initializer(seed);
   const std::span<Parameter> parameters = model.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     Parameter& p = parameters[i];
     p.compute = Tensor();
+    p.compute_is_copy = false;
     p.value = Tensor::Empty(model.parameter_shapes()[i], DType::kF32);
     const auto is = [&p](std::string_view ending) { return p.name.ends_with(ending); };
     // kaiming_uniform(a = √5): uniform within ±1/√fan_in.

@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "adder/core/random.h"
-#include "adder/models/mamba.h"
+#include "adder/models/block_language_model.h"
 #include "adder/ops/operator_test.h"
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
 
 namespace adder::test {
 
-inline MambaConfig SmallConfig() {
-  MambaConfig config;
+inline ModelConfig SmallConfig() {
+  ModelConfig config;
   config.vocab_size = 61;
   config.d_model = 40;
   config.n_layer = 3;
@@ -25,10 +25,10 @@ inline MambaConfig SmallConfig() {
   return config;
 }
 
-inline std::unique_ptr<MambaModel> SmallModel(DType compute_dtype = DType::kF32,
-                                              MambaConfig config = SmallConfig()) {
-  auto model = std::make_unique<MambaModel>(config, compute_dtype);
-  InitializeMamba(*model, 42);
+inline std::unique_ptr<BlockLanguageModel> SmallModel(DType compute_dtype = DType::kF32,
+                                                      ModelConfig config = SmallConfig()) {
+  auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
+  InitializeModel(*model, 42);
   return model;
 }
 

@@ -1,6 +1,6 @@
 // The model against its own invariants: whole = chunks = rows, packed = alone, recomputed =
 // stored, tied = untied with equal weights, bf16 close to f32; and its initial values.
-#include "adder/models/mamba.h"
+#include "adder/models/block_language_model.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
-#include "adder/models/small_mamba_test.h"
+#include "adder/models/small_model_test.h"
 
 namespace adder {
 namespace {
@@ -44,12 +44,12 @@ Parameter& Find(LanguageModel& model, const std::string& name) {
   throw Error(ErrorCode::kNotFound, name);
 }
 
-TEST(MambaTest, ParametersAreThoseOfHuggingFaceInTheirOrder) {
-  MambaConfig config = SmallConfig();
+TEST(BlockLanguageModelTest, ParametersAreThoseOfHuggingFaceInTheirOrder) {
+  ModelConfig config = SmallConfig();
   config.n_layer = 1;
   config.use_bias = true;
   config.tie_word_embeddings = false;
-  const MambaModel model(config, DType::kF32);
+  const BlockLanguageModel model(config, DType::kF32);
   const std::vector<std::pair<std::string, Shape>> expected = {
       {"backbone.embeddings.weight", {61, 40}},
       {"backbone.layers.0.norm.weight", {40}},
@@ -78,15 +78,15 @@ TEST(MambaTest, ParametersAreThoseOfHuggingFaceInTheirOrder) {
                                            "dt_proj.weight", "out_proj.weight", "lm_head.weight"}));
 }
 
-TEST(MambaTest, InitialValuesFollowThePaper) {
-  MambaConfig config = SmallConfig();
+TEST(BlockLanguageModelTest, InitialValuesFollowThePaper) {
+  ModelConfig config = SmallConfig();
   config.d_model = 256;
   config.d_inner = config.dt_rank = 0;
   config.use_bias = true;
   config.tie_word_embeddings = false;
   config.initializer_range = 0.02;
-  MambaModel model(config, DType::kF32);
-  InitializeMamba(model, 7);
+  BlockLanguageModel model(config, DType::kF32);
+  InitializeModel(model, 7);
   const auto statistics = [&](const std::string& name) {
     const Tensor value = Find(model, name).value;
     double sum = 0;
@@ -139,8 +139,8 @@ TEST(MambaTest, InitialValuesFollowThePaper) {
   EXPECT_NEAR(log_sum / 512, std::log(1e-2), 5 * std::log(100.0) / std::sqrt(12.0 * 512));
 }
 
-TEST(MambaTest, InitialValuesDependOnSeedAndNameAlone) {
-  MambaConfig config = SmallConfig();
+TEST(BlockLanguageModelTest, InitialValuesDependOnSeedAndNameAlone) {
+  ModelConfig config = SmallConfig();
   config.vocab_size = 4000;  // enough elements to be filled by several threads
   const int threads = cpu::ThreadCount();
   cpu::SetThreadCount(1);
@@ -158,11 +158,11 @@ TEST(MambaTest, InitialValuesDependOnSeedAndNameAlone) {
   EXPECT_TRUE(SameBits(Find(*deeper, name).value, Find(*one, name).value));
   EXPECT_FALSE(
       SameBits(Find(*one, "backbone.layers.0.mixer.x_proj.weight").value, Find(*one, name).value));
-  InitializeMamba(*deeper, 43);
+  InitializeModel(*deeper, 43);
   EXPECT_FALSE(SameBits(Find(*deeper, name).value, Find(*one, name).value));
 }
 
-TEST(MambaTest, WholeIsChunksIsRows) {
+TEST(BlockLanguageModelTest, WholeIsChunksIsRows) {
   const auto model = SmallModel();
   const SequenceLayout& layout = UnequalSequences();
   const Tensor tokens = RandomTokens(layout.rows(), model->vocab_size(), 1);
@@ -187,7 +187,7 @@ TEST(MambaTest, WholeIsChunksIsRows) {
   }
 }
 
-TEST(MambaTest, PackedSequencesAreEachAlone) {
+TEST(BlockLanguageModelTest, PackedSequencesAreEachAlone) {
   const auto model = SmallModel();
   model->PrepareTraining();
   const SequenceLayout& layout = UnequalSequences();
@@ -217,7 +217,7 @@ TEST(MambaTest, PackedSequencesAreEachAlone) {
   }
 }
 
-TEST(MambaTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
+TEST(BlockLanguageModelTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
   const auto model = SmallModel();
   model->PrepareTraining();
   const SequenceLayout& layout = UnequalSequences();
@@ -229,7 +229,7 @@ TEST(MambaTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
     for (const int64_t step : {11, 64, 149}) {
       model->ZeroGradients();
       Tape tape;
-      std::vector<Variable> memory(static_cast<size_t>(2 * model->n_layer()));
+      Memory memory;
       for (int64_t begin = 0; begin < 150; begin += step) {
         const SequenceLayout piece = Piece(layout, begin, begin + step);
         const Variable hidden = model->Hidden(&tape, PieceRows(tokens, layout, begin, piece), piece,
@@ -246,7 +246,7 @@ TEST(MambaTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
   }
 }
 
-TEST(MambaTest, TruncatedBackpropagationStopsAtADetachedState) {
+TEST(BlockLanguageModelTest, TruncatedBackpropagationStopsAtADetachedState) {
   // With the state detached the second window's gradients are those of that window alone, begun
   // from that state; the first window's losses then reach only its own rows.
   const auto model = SmallModel();
@@ -258,12 +258,12 @@ TEST(MambaTest, TruncatedBackpropagationStopsAtADetachedState) {
   const auto second = [&](bool carried) {
     model->ZeroGradients();
     Tape tape;
-    std::vector<Variable> memory(static_cast<size_t>(2 * model->n_layer()));
+    Memory memory;
     if (carried) {
       model->Hidden(&tape, tokens.Rows(0, 20), half, &memory);
-      for (Variable& part : memory) part = Variable(part.value());
+      for (Variable& entry : memory.entries) entry = Variable(entry.value());
     } else {
-      for (size_t i = 0; i < memory.size(); ++i) memory[i] = Variable(state.entries()[i].value);
+      for (const State::Entry& entry : state.entries()) memory.entries.emplace_back(entry.value);
     }
     Seed(model->Loss(&tape, model->Hidden(&tape, tokens.Rows(20, 20), half, &memory),
                      tokens.Rows(20, 20)),
@@ -278,7 +278,7 @@ TEST(MambaTest, TruncatedBackpropagationStopsAtADetachedState) {
   EXPECT_TRUE(before == state) << "a recorded forward leaves the given state as it was";
 }
 
-TEST(MambaTest, RecomputationChangesNoBit) {
+TEST(BlockLanguageModelTest, RecomputationChangesNoBit) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     const auto model = SmallModel(dtype);
     model->PrepareTraining();
@@ -298,7 +298,7 @@ TEST(MambaTest, RecomputationChangesNoBit) {
   }
 }
 
-TEST(MambaTest, TrainingStepsAreReproducible) {
+TEST(BlockLanguageModelTest, TrainingStepsAreReproducible) {
   const auto model = SmallModel();
   model->PrepareTraining();
   const SequenceLayout layout = SequenceLayout::Uniform(4, 100);
@@ -310,7 +310,7 @@ TEST(MambaTest, TrainingStepsAreReproducible) {
   }
 }
 
-TEST(MambaTest, Bfloat16IsCloseToSinglePrecisionAndItsGradientsAreFinite) {
+TEST(BlockLanguageModelTest, Bfloat16IsCloseToSinglePrecisionAndItsGradientsAreFinite) {
   const auto exact = SmallModel(DType::kF32);
   const auto rounded = SmallModel(DType::kBF16);
   exact->PrepareTraining();
@@ -330,7 +330,7 @@ TEST(MambaTest, Bfloat16IsCloseToSinglePrecisionAndItsGradientsAreFinite) {
   }
 }
 
-TEST(MambaTest, HalfPrecisionInfersCloseToSingle) {
+TEST(BlockLanguageModelTest, HalfPrecisionInfersCloseToSingle) {
   const auto exact = SmallModel(DType::kF32);
   const auto rounded = SmallModel(DType::kF16);
   const Tensor tokens = RandomTokens(50, exact->vocab_size(), 12);
@@ -341,8 +341,8 @@ TEST(MambaTest, HalfPrecisionInfersCloseToSingle) {
   EXPECT_EQ(rounded->Logits(hidden).dtype(), DType::kF32);
 }
 
-TEST(MambaTest, UntiedHeadWithTheEmbeddingsValuesIsTheTiedOne) {
-  MambaConfig config = SmallConfig();
+TEST(BlockLanguageModelTest, UntiedHeadWithTheEmbeddingsValuesIsTheTiedOne) {
+  ModelConfig config = SmallConfig();
   config.tie_word_embeddings = false;
   const auto untied = SmallModel(DType::kF32, config);
   const auto tied = SmallModel();
@@ -364,7 +364,7 @@ TEST(MambaTest, UntiedHeadWithTheEmbeddingsValuesIsTheTiedOne) {
   EXPECT_NE(tied->fingerprint(), untied->fingerprint());
 }
 
-TEST(MambaTest, LossIsTheCrossEntropyOfTheLogits) {
+TEST(BlockLanguageModelTest, LossIsTheCrossEntropyOfTheLogits) {
   const auto model = SmallModel();
   const SequenceLayout layout = SequenceLayout::Single(20);
   const Tensor tokens = RandomTokens(20, model->vocab_size(), 14);
@@ -389,7 +389,7 @@ TEST(MambaTest, LossIsTheCrossEntropyOfTheLogits) {
   }
 }
 
-TEST(MambaTest, StatesForkRollBackAndStackAsValues) {
+TEST(BlockLanguageModelTest, StatesForkRollBackAndStackAsValues) {
   const auto model = SmallModel();
   const Tensor prompt = RandomTokens(30, model->vocab_size(), 16);
   State state;
@@ -411,7 +411,7 @@ TEST(MambaTest, StatesForkRollBackAndStackAsValues) {
   for (int64_t s = 0; s < 3; ++s) EXPECT_TRUE(Near(forked.Rows(s, 1), first, kForwardTolerance));
 }
 
-TEST(MambaTest, RefusesTokensLayoutsAndStatesThatDoNotFitAndLeavesTheStateAlone) {
+TEST(BlockLanguageModelTest, RefusesTokensLayoutsAndStatesThatDoNotFitAndLeavesTheStateAlone) {
   const auto model = SmallModel();
   State state = model->InitialState(1);
   const State before = state;
@@ -427,18 +427,19 @@ TEST(MambaTest, RefusesTokensLayoutsAndStatesThatDoNotFitAndLeavesTheStateAlone)
   EXPECT_THROW(model->Forward(tokens({1, 2}), SequenceLayout::Uniform(2, 1), &state), Error);
   EXPECT_TRUE(state == before);
 
-  const auto other = std::make_unique<MambaModel>(SmallConfig(), DType::kF32);
+  const auto other = std::make_unique<BlockLanguageModel>(SmallConfig(), DType::kF32);
   EXPECT_THROW(other->Forward(tokens({1, 2}), two, nullptr), Error) << "no values yet";
   EXPECT_THROW(other->fingerprint(), Error);
-  InitializeMamba(*other, 99);
+  InitializeModel(*other, 99);
   EXPECT_THROW(other->Forward(tokens({1, 2}), two, &state), Error) << "another model's state";
-  std::vector<Variable> memory(5);
+  Memory memory;
+  memory.entries.resize(5);
   EXPECT_THROW(other->Hidden(nullptr, tokens({1, 2}), two, &memory), Error);
-  memory.assign(6, Variable(Tensor::Zeros({1, 3, 80}, DType::kF32)));
+  memory.entries.assign(6, Variable(Tensor::Zeros({1, 3, 80}, DType::kF32)));
   EXPECT_THROW(other->Hidden(nullptr, tokens({1, 2}), two, &memory), Error);
 }
 
-TEST(MambaTest, FingerprintFollowsValuesAndConfigAlone) {
+TEST(BlockLanguageModelTest, FingerprintFollowsValuesAndConfigAlone) {
   const auto model = SmallModel();
   const uint64_t fingerprint = model->fingerprint();
   EXPECT_EQ(SmallModel(DType::kF32)->fingerprint(), fingerprint);
@@ -447,12 +448,12 @@ TEST(MambaTest, FingerprintFollowsValuesAndConfigAlone) {
   Find(*model, "backbone.layers.2.mixer.D").value.data<float>()[0] += 0.5f;
   model->ParametersChanged();
   EXPECT_NE(model->fingerprint(), fingerprint);
-  MambaConfig config = SmallConfig();
+  ModelConfig config = SmallConfig();
   config.norm_eps = 1e-6;
   EXPECT_NE(SmallModel(DType::kF32, config)->fingerprint(), fingerprint);
 }
 
-TEST(MambaTest, ParametersChangedRefreshesWhatIsDerivedInPlace) {
+TEST(BlockLanguageModelTest, ParametersChangedRefreshesWhatIsDerivedInPlace) {
   const auto model = SmallModel(DType::kBF16);
   model->PrepareTraining();
   Parameter& A_log = Find(*model, "backbone.layers.0.mixer.A_log");
@@ -474,7 +475,7 @@ TEST(MambaTest, ParametersChangedRefreshesWhatIsDerivedInPlace) {
   EXPECT_THROW(model->ParametersChanged(), Error);
 }
 
-TEST(MambaTest, SelectionTraceShowsStepAndDecayOfEveryLayer) {
+TEST(BlockLanguageModelTest, SelectionTraceShowsStepAndDecayOfEveryLayer) {
   const auto model = SmallModel();
   model->PrepareTraining();
   // Without a projection the step is the bias's alone, and the decay follows from A = -1 … -8.
@@ -503,7 +504,7 @@ TEST(MambaTest, SelectionTraceShowsStepAndDecayOfEveryLayer) {
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(recorded.step[i], trace.step[i]));
 }
 
-TEST(MambaTest, NoRowsAtAll) {
+TEST(BlockLanguageModelTest, NoRowsAtAll) {
   const auto model = SmallModel();
   model->PrepareTraining();
   const Tensor none = RandomTokens(0, 61, 0);

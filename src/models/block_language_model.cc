@@ -1,0 +1,282 @@
+// The model's parameters, what is derived from them, and the forward over all blocks.
+#include "adder/models/block_language_model.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "adder/backend/cpu/parallel.h"
+#include "adder/core/error.h"
+#include "adder/models/mamba_block.h"
+#include "adder/ops/linear/linear.h"
+
+namespace adder {
+namespace {
+
+// A = -exp(A_log), written over `A` where that has the shape already.
+Tensor DeriveA(const Tensor& A_log_any, const Tensor& old_A) {
+  const Tensor converted = A_log_any.To(DType::kF32);
+  const Tensor A_log = converted.contiguous() ? converted : converted.Clone();
+  Tensor A = old_A.defined() ? old_A : Tensor::Empty(A_log.shape(), DType::kF32);
+  const float* from = A_log.data<float>();
+  float* to = A.data<float>();
+  for (int64_t i = 0; i < A.elements(); ++i) to[i] = -std::exp(from[i]);
+  return A;
+}
+
+// Appends evenly spaced samples of the tensor's bits: all of a small tensor, a few cache
+// lines of a large one, so that a mapped checkpoint is not read from end to end.
+void AppendSamples(const Tensor& tensor, std::string* samples) {
+  constexpr int64_t kPieces = 8;
+  constexpr int64_t kPieceBytes = 64;
+  const Tensor dense = tensor.contiguous() ? tensor : tensor.Clone();
+  const auto* bytes = static_cast<const char*>(dense.raw());
+  if (dense.bytes() <= kPieces * kPieceBytes) {
+    samples->append(bytes, static_cast<size_t>(dense.bytes()));
+    return;
+  }
+  const int64_t last = dense.bytes() - kPieceBytes;
+  for (int64_t i = 0; i < kPieces; ++i) {
+    samples->append(bytes + last / (kPieces - 1) * i, static_cast<size_t>(kPieceBytes));
+  }
+}
+
+}  // namespace
+
+ParameterNames ParameterNames::Of(Architecture architecture) {
+  switch (architecture) {
+    case Architecture::kGptNeoX:
+      return {"gpt_neox.embed_in.weight", "gpt_neox.layers.", "gpt_neox.final_layer_norm",
+              "embed_out.weight"};
+    case Architecture::kLlama:
+      return {"model.embed_tokens.weight", "model.layers.", "model.norm", "lm_head.weight"};
+    default:
+      return {"backbone.embeddings.weight", "backbone.layers.", "backbone.norm_f",
+              "lm_head.weight"};
+  }
+}
+
+BlockLanguageModel::BlockLanguageModel(ModelConfig config, DType compute_dtype)
+    : config_((config.Resolve(), std::move(config))),
+      compute_dtype_(compute_dtype),
+      names_(ParameterNames::Of(config_.architecture)),
+      list_(config_.n_layer) {
+  if (compute_dtype != DType::kF32 && compute_dtype != DType::kBF16 &&
+      compute_dtype != DType::kF16) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a model cannot compute in {}, expected f32, bf16 or f16",
+                            DTypeName(compute_dtype)));
+  }
+  embedding_ = list_.Embedding(names_.embedding, config_.vocab_size, config_.d_model);
+  for (int64_t layer = 0; layer < config_.n_layer; ++layer) AddBlocks(layer);
+  norm_ = Norm::Make(list_, names_.norm, config_);
+  head_ = config_.tie_word_embeddings
+              ? embedding_
+              : list_.Weight(names_.head, config_.vocab_size, config_.d_model);
+}
+
+void BlockLanguageModel::AddBlocks(int64_t layer) {
+  const std::string prefix = names_.layers + std::to_string(layer);
+  AddBlock(layer, std::make_unique<MambaBlock>(list_, prefix, config_, compute_dtype_));
+}
+
+void BlockLanguageModel::AddBlock(int64_t layer, std::unique_ptr<Block> block) {
+  const size_t begin = memory_.size();
+  for (Block::MemoryPart& part : block->memory()) {
+    part.name = fmt::format("layers.{}.{}", layer, part.name);
+    memory_.push_back(std::move(part));
+  }
+  blocks_.push_back({std::move(block), begin, memory_.size() - begin});
+}
+
+void BlockLanguageModel::ParametersChanged() {
+  const std::span<Parameter> parameters = list_.parameters();
+  cpu::ParallelFor(
+      static_cast<int64_t>(parameters.size()), 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          const auto index = static_cast<size_t>(i);
+          Parameter& p = parameters[index];
+          if (!p.value.defined() || p.value.shape() != list_.shapes()[index]) {
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("parameter {} is {}, expected shape {}", p.name,
+                                    p.value.ToString(), list_.shapes()[index].ToString()));
+          }
+          const DType dtype = p.full_precision ? DType::kF32 : compute_dtype_;
+          if (p.name.ends_with("A_log")) {
+            p.compute = DeriveA(p.value, p.compute);
+          } else if (p.value.dtype() == dtype) {
+            p.compute = p.value;
+            p.compute_is_copy = false;
+          } else if (p.compute_is_copy && p.compute.dtype() == dtype) {
+            p.compute.CopyFrom(p.value);
+          } else {
+            p.compute = p.value.To(dtype);
+            p.compute_is_copy = true;
+          }
+        }
+      });
+  fingerprint_ = 0;
+}
+
+uint64_t BlockLanguageModel::fingerprint() const {
+  if (const uint64_t known = fingerprint_; known != 0) return known;
+  const ModelConfig& c = config_;
+  std::string samples =
+      fmt::format("{} {} {} {} {} {:a} {} {} {} {} {} {} {} {:a} {} {} {:a} {:a} {} {}",
+                  ArchitectureName(c.architecture), c.vocab_size, c.d_model, c.n_layer,
+                  c.tie_word_embeddings, c.norm_eps, c.rms_norm, c.d_state, c.d_conv, c.d_inner,
+                  c.dt_rank, c.use_bias, c.use_conv_bias, c.mixer_norm_eps, c.head_dim, c.n_groups,
+                  c.dt_limit_min, c.dt_limit_max, c.d_intermediate, c.use_parallel_residual);
+  const AttentionConfig& a = c.attention;
+  samples +=
+      fmt::format(" {} {} {} {} {:a} {} {} {} {}", a.n_head, a.n_kv_head, a.d_head, a.rotary_dim,
+                  a.rope_theta, a.rotary_interleaved, a.use_qkv_bias, a.use_out_bias, a.d_conv);
+  for (const int64_t layer : c.attention_layers) samples += fmt::format(" {}", layer);
+  for (const Parameter& p : list_.parameters()) {
+    if (!p.value.defined()) {
+      throw Error(ErrorCode::kInvalidArgument, "parameter " + p.name + " has no value yet");
+    }
+    samples += DTypeName(p.value.dtype());
+    AppendSamples(p.value, &samples);
+  }
+  const uint64_t digest = std::max<uint64_t>(1, XXH64(samples.data(), samples.size(), 0));
+  fingerprint_ = digest;
+  return digest;
+}
+
+State BlockLanguageModel::InitialState(int64_t sequences) const {
+  std::vector<State::Entry> entries;
+  entries.reserve(memory_.size());
+  for (const Block::MemoryPart& part : memory_) {
+    std::vector<int64_t> dims = {sequences};
+    if (part.grows) dims.push_back(0);
+    dims.insert(dims.end(), part.dims.begin(), part.dims.end());
+    entries.push_back({part.name, Tensor::Zeros(Shape(dims), part.dtype), part.grows});
+  }
+  return State(fingerprint(), std::vector<int64_t>(static_cast<size_t>(sequences), 0),
+               std::move(entries));
+}
+
+void BlockLanguageModel::CheckForward(const Tensor& tokens, const SequenceLayout& layout,
+                                      const Memory* memory) const {
+  const auto invalid = [](const std::string& message) {
+    throw Error(ErrorCode::kInvalidArgument, message);
+  };
+  if (!embedding_->compute.defined()) invalid("the model's parameters have no values yet");
+  if (!tokens.defined() || tokens.dtype() != DType::kI32 ||
+      tokens.shape() != Shape({layout.rows()})) {
+    invalid(fmt::format("tokens are {}, expected i32 [{}] as the layout says", tokens.ToString(),
+                        layout.rows()));
+  }
+  if (memory == nullptr) return;
+  const auto sequences = static_cast<size_t>(layout.sequences());
+  if (!memory->positions.empty() && memory->positions.size() != sequences) {
+    invalid(fmt::format("{} positions were given, expected one for each of {} sequences",
+                        memory->positions.size(), sequences));
+  }
+  if (!memory->entries.empty() && memory->entries.size() != memory_.size()) {
+    invalid(fmt::format("{} memory variables were given, expected {}", memory->entries.size(),
+                        memory_.size()));
+  }
+  const int64_t longest = memory->positions.empty() ? 0
+                                                    : *std::max_element(memory->positions.begin(),
+                                                                        memory->positions.end());
+  for (size_t i = 0; i < memory->entries.size(); ++i) {
+    const Tensor& value = memory->entries[i].value();
+    const Block::MemoryPart& part = memory_[i];
+    if (!value.defined() && (!part.grows || longest == 0)) continue;
+    std::vector<int64_t> dims = {layout.sequences()};
+    if (part.grows) {
+      const bool has_room = value.defined() && value.rank() >= 2 && value.dim(1) >= longest;
+      dims.push_back(has_room ? value.dim(1) : longest);
+    }
+    dims.insert(dims.end(), part.dims.begin(), part.dims.end());
+    if (!value.defined() || value.dtype() != part.dtype || value.shape() != Shape(dims)) {
+      invalid(fmt::format("memory {} is {}, expected {} {}", part.name, value.ToString(),
+                          DTypeName(part.dtype), Shape(dims).ToString()));
+    }
+  }
+}
+
+Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
+                                    Memory* memory, bool recompute, SelectionTrace* trace) const {
+  CheckForward(tokens, layout, memory);
+  const bool carries = memory != nullptr;
+  std::vector<int64_t> positions(static_cast<size_t>(layout.sequences()), 0);
+  if (carries) {
+    if (!memory->positions.empty()) positions = memory->positions;
+    memory->entries.resize(memory_.size());
+  }
+  Tensor row_positions;
+  if (config_.is_transformer() || !config_.attention_layers.empty()) {
+    row_positions = Tensor::Empty({layout.rows()}, DType::kI64);
+    for (int64_t s = 0; s < layout.sequences(); ++s) {
+      for (int64_t row = layout.begin(s); row < layout.end(s); ++row) {
+        row_positions.data<int64_t>()[row] =
+            positions[static_cast<size_t>(s)] + row - layout.begin(s);
+      }
+    }
+  }
+
+  Variable x = Embedding(tape, tokens, *embedding_, DType::kF32);
+  Variable residual;
+  for (const PlacedBlock& placed : blocks_) {
+    const std::span<Variable> parts =
+        carries ? std::span(memory->entries).subspan(placed.memory_begin, placed.memory_count)
+                : std::span<Variable>();
+    if (tape == nullptr || !recompute) {
+      const BlockContext context = {
+          .tape = tape,
+          .layout = layout,
+          .positions = positions,
+          .row_positions = row_positions,
+          .update = tape == nullptr ? MemoryUpdate::kOverwrite : MemoryUpdate::kReplace,
+          .trace = trace};
+      x = placed.block->Forward(context, x, &residual, parts);
+      continue;
+    }
+    // Inputs and outputs: what the block adds, the stream, what it remembers.
+    const BlockFunction run = [block = placed.block.get(), layout, positions, row_positions, trace](
+                                  Tape* inner, const std::vector<Variable>& in) {
+      const BlockContext context = {
+          .tape = inner,
+          .layout = layout,
+          .positions = positions,
+          .row_positions = row_positions,
+          .update = MemoryUpdate::kReplace,
+          .trace = inner == nullptr ? trace : nullptr};  // traced once, not when recomputed
+      std::vector<Variable> out = in;
+      out[0] = block->Forward(context, in[0], &out[1], std::span(out).subspan(2));
+      return out;
+    };
+    std::vector<Variable> in = {x, residual};
+    in.insert(in.end(), parts.begin(), parts.end());
+    const std::vector<Variable> out = Checkpoint(tape, run, in);
+    x = out[0];
+    residual = out[1];
+    std::copy(out.begin() + 2, out.end(), parts.begin());
+  }
+  if (carries) {
+    for (int64_t s = 0; s < layout.sequences(); ++s) {
+      positions[static_cast<size_t>(s)] += layout.length(s);
+    }
+    memory->positions = std::move(positions);
+  }
+  return norm_.Apply(tape, x, residual, compute_dtype_);
+}
+
+Tensor BlockLanguageModel::Logits(const Tensor& hidden) const {
+  Tensor logits = Tensor::Empty({hidden.dim(0), config_.vocab_size}, DType::kF32, hidden.device());
+  Linear(hidden, head_->compute, {}, logits);
+  return logits;
+}
+
+Variable BlockLanguageModel::Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const {
+  return SoftmaxCrossEntropy(tape, hidden, *head_, targets);
+}
+
+}  // namespace adder
