@@ -11,6 +11,7 @@
 
 #include "adder/autograd/tape.h"
 #include "adder/core/sequence_layout.h"
+#include "adder/ops/activation/activation.h"
 #include "adder/ops/causal_conv1d/causal_conv1d.h"
 
 namespace adder {
@@ -66,6 +67,18 @@ Variable LayerNorm(Tape* tape, const Variable& x, const Variable& residual, cons
 // group_size: channels that are normalised together, 0 for all.
 Variable GatedRmsNorm(Tape* tape, const Variable& x, const Variable& z, const Parameter& weight,
                       double eps, int64_t group_size = 0, bool norm_before_gate = false);
+
+// GELU, exact or as its tanh approximation, or SiLU, element by element, in x's dtype.
+Variable Activate(Tape* tape, const Variable& x, Activation activation);
+// silu(gate) · up, the middle of a gated MLP. Both may be columns of one projection.
+Variable SwiGlu(Tape* tape, const Variable& gate, const Variable& up);
+// a + b, of one shape and dtype.
+Variable Add(Tape* tape, const Variable& a, const Variable& b);
+
+// The first rotary_dim channels of each of x's heads of d_head channels, rotated by their row's
+// position, i64 [rows]; see rotary.h. x may be columns of a projection.
+Variable Rotary(Tape* tape, const Variable& x, const Tensor& positions, int64_t d_head,
+                int64_t rotary_dim, double theta, bool interleaved = false);
 
 // tokens: i32 [rows]. y: [rows, D] in y_dtype.
 Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DType y_dtype);
