@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "adder/core/error.h"
 
@@ -70,9 +71,29 @@ void SyncTree(const std::filesystem::path& folder) {
   Sync(folder);
 }
 
-// Finds a hidden name beside `path` that nobody uses: ".NAME.PID.COUNT.tmp". create(name) returns
-// false when the name was taken (errno EEXIST: another file of this process, or the remains of a
-// dead one) and true when it is ours.
+// Temporary names are ".NAME.PID.COUNT.tmp"; what a directory is to replace is kept under the same
+// with ".old" where it cannot be exchanged in one step.
+constexpr std::string_view kTemporary = ".tmp";
+constexpr std::string_view kOld = ".old";
+
+// The NAME of a temporary name without ".old", or nothing.
+std::string_view TargetOf(std::string_view temporary) {
+  const auto drop_number = [&] {
+    const size_t dot = temporary.rfind('.');
+    if (dot == std::string_view::npos || dot + 1 == temporary.size()) return false;
+    const std::string_view digits = temporary.substr(dot + 1);
+    temporary = temporary.substr(0, dot);
+    return std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  };
+  if (!temporary.starts_with('.') || !temporary.ends_with(kTemporary)) return {};
+  temporary.remove_suffix(kTemporary.size());
+  if (!drop_number() || !drop_number() || temporary.empty()) return {};
+  return temporary.substr(1);
+}
+
+// Finds a hidden name beside `path` that nobody uses. create(name) returns false when the name was
+// taken (errno EEXIST: another file of this process, or the remains of a dead one) and true when it
+// is ours.
 template <class Create>
 std::filesystem::path CreateTemporary(const std::filesystem::path& path, Create&& create) {
   // A path that ends in a slash has no filename; one that is too long must stay a legal name.
@@ -82,10 +103,23 @@ std::filesystem::path CreateTemporary(const std::filesystem::path& path, Create&
   }
   for (int count = 0;; ++count) {
     std::filesystem::path candidate =
-        FolderOf(path) / fmt::format(".{}.{}.{}.tmp", name, ::getpid(), count);
+        FolderOf(path) / fmt::format(".{}.{}.{}{}", name, ::getpid(), count, kTemporary);
     if (create(candidate)) return candidate;
     if (errno != EEXIST) Fail(path, "create");
   }
+}
+
+// What `path` stands for after all links at its end.
+std::filesystem::path FollowLinks(std::filesystem::path path) {
+  constexpr int kMostLinks = 40;  // as many as the system follows
+  for (int links = 0; links <= kMostLinks; ++links) {
+    std::error_code no_link;
+    const std::filesystem::path target = std::filesystem::read_symlink(path, no_link);
+    if (no_link) return path;
+    path = path.parent_path() / target;  // the target alone where it is absolute
+  }
+  errno = ELOOP;
+  Fail(path, "follow");
 }
 
 std::filesystem::path WithoutTrailingSlash(const std::filesystem::path& path) {
@@ -165,11 +199,32 @@ std::string ReadFile(const std::filesystem::path& path, size_t limit) {
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  struct stat old = {};
+  const bool exists = ::stat(path_.c_str(), &old) == 0;
+  if (exists && !S_ISREG(old.st_mode) && !S_ISDIR(old.st_mode)) {
+    // Not opened yet: a pipe's reader would take the end of a probe for the end of the content.
+    if (::access(path_.c_str(), W_OK) != 0) Fail(path_, "write");
+    return;
+  }
+  path_ = FollowLinks(path_);
   temporary_ = CreateTemporary(path_, [&](const std::filesystem::path& name) {
     descriptor_ =
         Retry([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
     return descriptor_ >= 0;
   });
+  if (!exists || S_ISDIR(old.st_mode)) return;
+  constexpr mode_t kPermissions = 0777;
+  struct stat made = {};
+  // Filesystems without permissions give every file the same: then there is nothing to change.
+  if (::fstat(descriptor_, &made) != 0 || ((made.st_mode ^ old.st_mode) & kPermissions) == 0 ||
+      ::fchmod(descriptor_, old.st_mode & kPermissions) == 0) {
+    return;
+  }
+  const int code = errno;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+  errno = code;
+  Fail(path_, "set the permissions of");
 }
 
 AtomicFile::~AtomicFile() {
@@ -178,6 +233,10 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::Write(std::span<const std::byte> bytes) {
+  if (temporary_.empty() && descriptor_ < 0) {
+    descriptor_ = Retry([&] { return ::open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY); });
+    if (descriptor_ < 0) Fail(path_, "open");
+  }
   while (!bytes.empty()) {
     const ssize_t count = Retry([&] { return ::write(descriptor_, bytes.data(), bytes.size()); });
     if (count < 0) Fail(path_, "write");
@@ -186,9 +245,15 @@ void AtomicFile::Write(std::span<const std::byte> bytes) {
 }
 
 void AtomicFile::Commit() {
-  if (Retry([&] { return ::fsync(descriptor_); }) != 0) Fail(path_, "write");
+  if (temporary_.empty()) Write(std::string_view());  // nothing was written: opened nevertheless
+  // Devices and pipes have nothing to sync and say so.
+  if (Retry([&] { return ::fsync(descriptor_); }) != 0 &&
+      !(temporary_.empty() && (errno == EINVAL || errno == EROFS || errno == ENOTSUP))) {
+    Fail(path_, "write");
+  }
   // The descriptor is gone whatever close says; a late write error must still be reported.
   if (::close(std::exchange(descriptor_, -1)) != 0) Fail(path_, "write");
+  if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) Fail(path_, "replace");
   temporary_.clear();
   Sync(FolderOf(path_));
@@ -203,6 +268,11 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view con
 void WriteDirectoryAtomically(const std::filesystem::path& path,
                               const std::function<void(const std::filesystem::path&)>& fill) {
   const std::filesystem::path target = WithoutTrailingSlash(path);
+  if (!std::filesystem::exists(std::filesystem::symlink_status(target))) {
+    const std::string name = target.filename().string();
+    CleanUpAfterKilledWriters(FolderOf(target),
+                              [&](std::string_view other) { return other == name; });
+  }
   const std::filesystem::path temporary = CreateTemporary(
       target, [](const std::filesystem::path& name) { return ::mkdir(name.c_str(), 0777) == 0; });
   // At the end the temporary name holds nothing, what was half-written, or the directory replaced.
@@ -213,10 +283,10 @@ void WriteDirectoryAtomically(const std::filesystem::path& path,
     if (errno != EEXIST && errno != ENOTEMPTY) Fail(target, "replace");
     // A directory with content cannot be renamed over. Both names are exchanged in one step; where
     // the filesystem cannot do that, a crash between the two renames leaves the old directory
-    // under its hidden name.
+    // under its hidden name, from which it is put back.
     if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) != 0) {
       if (errno != EINVAL && errno != ENOSYS) Fail(target, "replace");
-      const std::filesystem::path old = temporary.string() + ".old";
+      const std::filesystem::path old = temporary.string() + std::string(kOld);
       if (::rename(target.c_str(), old.c_str()) != 0) Fail(target, "replace");
       if (::rename(temporary.c_str(), target.c_str()) != 0) {
         const int code = errno;
@@ -228,6 +298,36 @@ void WriteDirectoryAtomically(const std::filesystem::path& path,
     }
   }
   Sync(FolderOf(target));
+}
+
+std::filesystem::path TemporaryName(const std::filesystem::path& path) {
+  return CreateTemporary(path, [](const std::filesystem::path& name) {
+    const bool taken = std::filesystem::exists(std::filesystem::symlink_status(name));
+    if (taken) errno = EEXIST;
+    return !taken;
+  });
+}
+
+void CleanUpAfterKilledWriters(const std::filesystem::path& folder,
+                               const std::function<bool(std::string_view)>& is_target) {
+  std::error_code error;
+  std::vector<std::filesystem::path> remains;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    remains.push_back(entry.path());
+  }
+  for (const std::filesystem::path& path : remains) {
+    const std::string name = path.filename().string();
+    std::string_view temporary = name;
+    const bool old = temporary.ends_with(kOld);
+    if (old) temporary.remove_suffix(kOld.size());
+    const std::string_view target = TargetOf(temporary);
+    if (target.empty() || !is_target(target)) continue;
+    if (old && !std::filesystem::exists(std::filesystem::symlink_status(folder / target))) {
+      if (::rename(path.c_str(), (folder / target).c_str()) != 0) Fail(path, "put back");
+    } else {
+      std::filesystem::remove_all(path, error);
+    }
+  }
 }
 
 }  // namespace adder

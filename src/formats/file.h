@@ -43,6 +43,9 @@ std::string ReadFile(const std::filesystem::path& path, size_t limit = size_t{1}
 // then, and when destroyed without Commit, the old file stays and no other remains. A process that
 // is killed leaves its hidden temporary file, ".NAME.PID.COUNT.tmp", beside the old one: nothing
 // reads it, no later write trips over it, and it may be deleted.
+//
+// A link is followed: what it points to is replaced. The new file has the old one's permissions.
+// What is no regular file (a device, a pipe) is written to as it is, without any of the above.
 class AtomicFile {
  public:
   // Creates the temporary file beside `path`. Throws kIo, kNotFound (no such folder) naming it.
@@ -57,8 +60,8 @@ class AtomicFile {
   void Commit();
 
  private:
-  std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::filesystem::path path_;       // no link
+  std::filesystem::path temporary_;  // empty: written straight to path_, opened when that begins
   int descriptor_ = -1;
 };
 
@@ -72,5 +75,14 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view con
 // Throws kIo, kNotFound, and what fill throws.
 void WriteDirectoryAtomically(const std::filesystem::path& path,
                               const std::function<void(const std::filesystem::path&)>& fill);
+
+// A name beside `path` that nothing uses, of the kind that CleanUpAfterKilledWriters removes.
+std::filesystem::path TemporaryName(const std::filesystem::path& path);
+
+// Removes the temporary files and directories that killed processes left in `folder`, and puts back
+// a directory that was to be replaced where the new one never got its name. Only of names for which
+// is_target(NAME) is true, and only while no process writes them. Other hidden files stay.
+void CleanUpAfterKilledWriters(const std::filesystem::path& folder,
+                               const std::function<bool(std::string_view)>& is_target);
 
 }  // namespace adder

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,6 +122,87 @@ TEST_F(FileTest, WritesAppearOnlyWhenCommitted) {
   first.Commit();
   EXPECT_EQ(ReadFile(Path()), "first");
   EXPECT_EQ(NamesIn(directory_.path()), Names{"file"});
+}
+
+TEST_F(FileTest, LinksAreFollowedAndPermissionsStay) {
+  std::filesystem::create_directory(Path("folder"));
+  WriteFileAtomically(Path("folder") / "target", "old");
+  std::filesystem::permissions(Path("folder") / "target", std::filesystem::perms(0600));
+  std::filesystem::create_symlink("folder/target", Path("near"));
+  std::filesystem::create_symlink(Path("near"), Path("far"));
+  WriteFileAtomically(Path("far"), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("far")));
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("near")));
+  EXPECT_EQ(ReadFile(Path("folder") / "target"), "new");
+  EXPECT_EQ(std::filesystem::status(Path("folder") / "target").permissions(),
+            std::filesystem::perms(0600));
+  EXPECT_EQ(NamesIn(Path("folder")), Names{"target"});
+  // A link to nothing says where the file is to be; a circle says nothing.
+  std::filesystem::create_symlink("folder/none", Path("dangling"));
+  WriteFileAtomically(Path("dangling"), "made");
+  EXPECT_EQ(ReadFile(Path("folder") / "none"), "made");
+  std::filesystem::create_symlink("circle", Path("circle"));
+  MessageOf(ErrorCode::kIo, [&] { WriteFileAtomically(Path("circle"), "x"); });
+}
+
+TEST_F(FileTest, DevicesAndPipesAreWrittenToAndStay) {
+  // A device of the test's own where it may make one: a mistake must not replace the system's.
+  std::string null = Path("null");
+  if (::mknod(null.c_str(), S_IFCHR | 0666, makedev(1, 3)) == 0) {
+    struct stat status = {};
+    WriteFileAtomically(null, "gone");
+    ASSERT_EQ(::stat(null.c_str(), &status), 0);
+    EXPECT_TRUE(S_ISCHR(status.st_mode));
+  }
+  ASSERT_EQ(::mkfifo(Path("pipe").c_str(), 0600), 0);
+  // The probe for a place to write to must not be seen by the reader.
+  AtomicFile probe(Path("pipe"));
+  const int reader = ::open(Path("pipe").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  ASSERT_GE(reader, 0);
+  std::filesystem::create_symlink("pipe", Path("link"));
+  WriteFileAtomically(Path("link"), "hello");
+  char got[16] = {};
+  EXPECT_EQ(::read(reader, got, sizeof got), 5);
+  EXPECT_STREQ(got, "hello");
+  ::close(reader);
+  EXPECT_TRUE(std::filesystem::is_fifo(Path("pipe")));
+  EXPECT_EQ(std::filesystem::is_symlink(Path("link")), true);
+}
+
+TEST_F(FileTest, ADirectoryKilledBetweenItsTwoNamesIsPutBack) {
+  const std::string hidden = ".run.4711.0.tmp";
+  const auto crashed = [&] {
+    std::filesystem::remove_all(Path("run"));
+    std::filesystem::create_directories(Path((hidden + ".old").c_str()));
+    WriteFileAtomically(Path((hidden + ".old").c_str()) / "a", "old");
+    std::filesystem::create_directories(Path(hidden.c_str()));
+  };
+  crashed();
+  CleanUpAfterKilledWriters(directory_.path(), [](std::string_view name) { return name == "run"; });
+  EXPECT_EQ(NamesIn(directory_.path()), Names{"run"});
+  EXPECT_EQ(ReadFile(Path("run") / "a"), "old");
+  // The next write finds it as well, also where it fails itself.
+  crashed();
+  EXPECT_THROW(
+      WriteDirectoryAtomically(
+          Path("run"), [](const std::filesystem::path&) { throw std::runtime_error("stop"); }),
+      std::runtime_error);
+  EXPECT_EQ(ReadFile(Path("run") / "a"), "old");
+  // Where the target stands the old one has been replaced.
+  std::filesystem::create_directory(Path((hidden + ".old").c_str()));
+  CleanUpAfterKilledWriters(directory_.path(), [](std::string_view name) { return name == "run"; });
+  EXPECT_EQ(NamesIn(directory_.path()), Names{"run"});
+}
+
+TEST_F(FileTest, OnlyTemporariesOfTheNamedTargetsAreRemoved) {
+  const Names others = {".run",         ".run.tmp",     ".run.1.tmp",     ".run.1.2.tmpx",
+                        ".run.1.x.tmp", ".run..2.tmp",  ".notes.1.2.tmp", "run.1.2.tmp",
+                        "..1.2.tmp",    ".1.2.tmp.old", ".vimrc.tmp"};
+  for (const std::string& name : others) WriteFileAtomically(directory_.path() / name, "mine");
+  WriteFileAtomically(Path(".run.1.2.tmp"), "remains");
+  WriteFileAtomically(Path(".run.12.34.tmp"), "remains");
+  CleanUpAfterKilledWriters(directory_.path(), [](std::string_view name) { return name == "run"; });
+  EXPECT_EQ(NamesIn(directory_.path()), others);
 }
 
 TEST_F(FileTest, TakesNamesOfTheGreatestLength) {

@@ -49,22 +49,10 @@ std::map<int64_t, fs::path> Checkpoints(const fs::path& run) {
   return checkpoints;
 }
 
-// Temporary names begin with a dot and end with ".tmp" (see formats/file.cc).
-void RemoveTemporaries(const fs::path& folder) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(".tmp") != std::string::npos) {
-      fs::remove_all(entry.path(), error);
-    }
-  }
-}
-
 // Lets the link point to `target`, in one step.
 void ReplaceLink(const fs::path& link, const fs::path& target) {
-  const fs::path temporary = link.parent_path() / fmt::format(".{}.tmp", link.filename().string());
+  const fs::path temporary = TemporaryName(link);
   std::error_code error;
-  fs::remove(temporary, error);
   fs::create_directory_symlink(target, temporary, error);
   if (!error) fs::rename(temporary, link, error);
   if (error) ThrowIo(link, "cannot be written", error.message());
@@ -86,8 +74,12 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: another process trains in this folder", path_.string()));
   }
-  RemoveTemporaries(path_);
-  RemoveTemporaries(path_ / kCheckpoints);
+  CleanUpAfterKilledWriters(path_, [&](std::string_view name) {
+    return name == kLatest || name == config().filename() || name == pace().filename() ||
+           name == loss_curve().filename() || name == model().filename();
+  });
+  CleanUpAfterKilledWriters(path_ / kCheckpoints,
+                            [](std::string_view name) { return StepOf(name) >= 0; });
 }
 
 RunFolder::~RunFolder() { close(lock_); }
@@ -106,8 +98,7 @@ fs::path RunFolder::WriteCheckpoint(int64_t step, int64_t keep,
   while (static_cast<int64_t>(checkpoints.size()) > keep) {
     const auto oldest = checkpoints.begin();
     // Under a temporary name first: a half-removed checkpoint must not look like one.
-    const fs::path doomed =
-        path_ / kCheckpoints / fmt::format(".{}.tmp", oldest->second.filename().string());
+    const fs::path doomed = TemporaryName(oldest->second);
     std::error_code error;
     fs::rename(oldest->second, doomed, error);
     if (!error) fs::remove_all(doomed, error);

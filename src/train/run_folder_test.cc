@@ -8,6 +8,7 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/file.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -17,19 +18,13 @@ using ::testing::HasSubstr;
 
 class RunFolderTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    path_ = fs::path(::testing::TempDir()) /
-            ("run_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(path_);
-  }
-  void TearDown() override { fs::remove_all(path_); }
-
   static fs::path Write(RunFolder& folder, int64_t step, int64_t keep) {
     return folder.WriteCheckpoint(
         step, keep, [&](const fs::path& directory) { std::ofstream(directory / "step") << step; });
   }
 
-  fs::path path_;
+  TemporaryDirectory directory_;
+  const fs::path path_ = directory_.path() / "run";
 };
 
 TEST_F(RunFolderTest, NewestCheckpointsAreKeptAndLinked) {
@@ -61,11 +56,22 @@ TEST_F(RunFolderTest, AFailedCheckpointLeavesTheOldOnes) {
 TEST_F(RunFolderTest, RemainsOfAKilledRunAreRemovedAndIgnored) {
   { RunFolder folder(path_); }
   fs::create_directories(path_ / "checkpoints/.step-00000007.4711.0.tmp");
+  fs::create_directories(path_ / ".model.4711.12.tmp");
+  std::ofstream(path_ / ".loss.svg.4711.0.tmp") << "half";
+  // What others hide here is theirs.
+  fs::create_directories(path_ / ".notes.tmp");
+  std::ofstream(path_ / ".loss.svg.tmp.swp") << "an editor's";
+  // Killed while step 5 was replaced where names cannot be exchanged.
+  fs::create_directories(path_ / "checkpoints/.step-00000005.4711.0.tmp.old");
   fs::create_directories(path_ / "checkpoints/step-8x");
   std::ofstream(path_ / "checkpoints/step-00000009") << "a file";
   RunFolder folder(path_);
-  EXPECT_TRUE(folder.LatestCheckpoint().empty());
+  EXPECT_EQ(folder.LatestCheckpoint(), path_ / "checkpoints/step-00000005");
   EXPECT_FALSE(fs::exists(path_ / "checkpoints/.step-00000007.4711.0.tmp"));
+  EXPECT_FALSE(fs::exists(path_ / ".model.4711.12.tmp"));
+  EXPECT_FALSE(fs::exists(path_ / ".loss.svg.4711.0.tmp"));
+  EXPECT_TRUE(fs::exists(path_ / ".notes.tmp"));
+  EXPECT_TRUE(fs::exists(path_ / ".loss.svg.tmp.swp"));
 }
 
 TEST_F(RunFolderTest, OnlyOneMayTrainInAFolder) {
