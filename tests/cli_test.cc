@@ -199,7 +199,9 @@ TEST_F(CliTest, HelpAndVersion) {
     EXPECT_THAT(help, HasSubstr(command));
     EXPECT_THAT(Output({command, "--help"}), HasSubstr("Usage: adder " + std::string(command)));
   }
-  EXPECT_THAT(Output({"eval", "bpb", "--help"}), HasSubstr("--model"));
+  for (const char* measure : {"bpb", "ppl", "tasks"}) {
+    EXPECT_THAT(Output({"eval", measure, "--help"}), HasSubstr("--model"));
+  }
   EXPECT_THAT(Output({"--version"}), StartsWith("adder "));
 }
 
@@ -561,6 +563,126 @@ TEST_F(CliTest, BitsPerByteOfAFile) {
   for (int i = 0; i < 3000; ++i) binary += static_cast<char>(i * 7 % 256);
   Write("binary", binary);
   EXPECT_EQ(Int(Json({"eval", "bpb", "--model", "model", "binary", "--json"}), "bytes"), 3000);
+}
+
+TEST_F(CliTest, PerplexityOfAFile) {
+  MakeModel();
+  Write("text", "Call me Ishmael. Some years ago,\nnever mind how long\n");
+  const std::vector<std::string> command = {"eval", "ppl", "--model", "model", "text"};
+  const auto json_command = [&] {
+    auto arguments = command;
+    arguments.emplace_back("--json");
+    return arguments;
+  };
+  const JsonValue json = Json(json_command());
+  EXPECT_EQ(Int(json, "tokens"), 53);
+  EXPECT_EQ(Int(json, "words"), 11);  // and an empty piece after the last line's end
+  double nats = 0.0;
+  double per_token = 0.0;
+  double per_word = 0.0;
+  ASSERT_TRUE(json.Find("nats")->AsDouble(&nats));
+  ASSERT_TRUE(json.Find("token_perplexity")->AsDouble(&per_token));
+  ASSERT_TRUE(json.Find("word_perplexity")->AsDouble(&per_word));
+  EXPECT_DOUBLE_EQ(per_token, std::exp(nats / 53));
+  EXPECT_DOUBLE_EQ(per_word, std::exp(nats / 11));
+  EXPECT_THAT(Output(command), HasSubstr("perplexity per word"));
+
+  // One word of many bytes has a perplexity beyond all numbers, which JSON cannot say.
+  Write("text", std::string(5000, 'q'));
+  EXPECT_TRUE(Json(json_command()).Find("word_perplexity")->is_null());
+  EXPECT_THAT(Output(command), HasSubstr("inf perplexity per word"));
+}
+
+// Task files of the fields of each, `count` documents of piqa.
+class CliTasksTest : public CliTest {
+ protected:
+  void MakeTasks(int count) const {
+    MakeModel();
+    fs::create_directory(directory_ / "data");
+    Write("data/lambada_openai.jsonl", "{\"text\": \"the great white whale\"}\n");
+    std::string piqa;
+    for (int i = 0; i < count; ++i) {
+      piqa += R"({"goal": "sail )" + std::to_string(i) + " " + std::string(50, 'a') +
+              R"(", "sol1": "east", "sol2": "far west", "label": 1})" + "\n";
+    }
+    Write("data/piqa.jsonl", piqa);
+  }
+
+  static std::vector<std::string> Command(std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", "tasks", "--model", "model", "--data", "data"});
+    return more;
+  }
+};
+
+TEST_F(CliTasksTest, PrintsATableOrJson) {
+  MakeTasks(7);
+  const std::string table = Output(Command({"--tasks", "lambada_openai,piqa"}));
+  for (const char* word : {"lambada_openai", "perplexity", "piqa", "acc_norm", "stderr"}) {
+    EXPECT_THAT(table, HasSubstr(word));
+  }
+  const JsonValue json = Json(Command({"--tasks", "piqa,lambada_openai", "--limit=5", "--json"}));
+  const JsonValue& tasks = *json.Find("tasks");
+  EXPECT_EQ(Int(*tasks.Find("piqa"), "documents"), 5);
+  EXPECT_EQ(Int(*tasks.Find("lambada_openai"), "documents"), 1);
+  EXPECT_TRUE(tasks.Find("lambada_openai")->Find("acc_stderr")->is_null());
+  double acc = -1.0;
+  EXPECT_TRUE(tasks.Find("piqa")->Find("acc")->AsDouble(&acc));
+  EXPECT_TRUE(acc == 0.0 || acc == 1.0) << acc;  // documents that hardly differ
+}
+
+TEST_F(CliTasksTest, AnInterruptedEvaluationGoesOn) {
+  MakeTasks(20000);
+  const auto command = Command(
+      {"--tasks=lambada_openai,piqa", "--batch-tokens=100", "--output=results.jsonl", "--json"});
+  const Program program(directory_, command);
+  const auto size = [&] {
+    std::error_code none_yet;
+    const auto bytes = fs::file_size(directory_ / "results.jsonl", none_yet);
+    return none_yet ? 0 : bytes;
+  };
+  for (int i = 0; i < 3000 && size() < 2000; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  program.Signal(SIGINT);
+  const Finished finished = program.Wait();
+  EXPECT_EQ(finished.exit_code, 130);
+  EXPECT_EQ(finished.out, "");
+  EXPECT_THAT(finished.err, HasSubstr("the same command goes on with results.jsonl"));
+  EXPECT_GE(size(), 2000u);
+
+  // Another limit is another evaluation.
+  auto limited = command;
+  limited.emplace_back("--limit=60");
+  ExpectFailure(1, {"results.jsonl", "limit"}, limited);
+  // What is there is not read again: cut to its first lines, the file is gone on with to the end.
+  limited[limited.size() - 3] = "--output=limited.jsonl";
+  const JsonValue whole = Json(limited);
+  const std::string lines = Slurp(directory_ / "limited.jsonl");
+  Write("limited.jsonl", lines.substr(0, lines.size() / 2));
+  const JsonValue resumed = Json(limited);
+  EXPECT_EQ(*resumed.Find("tasks"), *whole.Find("tasks"));
+  EXPECT_GT(Int(resumed, "tokens_read"), 0);
+  EXPECT_LT(Int(resumed, "tokens_read"), Int(whole, "tokens_read"));
+  EXPECT_EQ(Int(Json(limited), "tokens_read"), 0);
+}
+
+TEST_F(CliTasksTest, RefusesBadInputs) {
+  MakeTasks(2);
+  ExpectFailure(2, {"boolq", "winogrande"}, Command({"--tasks", "piqa,boolq"}));
+  ExpectFailure(2, {"piqa twice"}, Command({"--tasks", "piqa,piqa"}));
+  ExpectFailure(2, {"--tasks"}, Command({}));
+  ExpectFailure(2, {"--limit"}, Command({"--tasks", "piqa", "--limit=0"}));
+  ExpectFailure(2, {"--batch-tokens"}, Command({"--tasks", "piqa", "--batch-tokens=-1"}));
+  ExpectFailure(1, {"winogrande.jsonl"}, Command({"--tasks", "piqa,winogrande"}));
+  ExpectFailure(1, {"piqa.jsonl, line 1", "5 tokens to predict"},
+                Command({"--tasks", "piqa", "--max-length=4", "--output=results.jsonl"}));
+  Write("data/arc_easy.jsonl", "");
+  ExpectFailure(1, {"arc_easy.jsonl", "empty"}, Command({"--tasks", "arc_easy"}));
+  Write("data/arc_easy.jsonl", "\n{\"question\": \"q\"}\n");
+  ExpectFailure(1, {"arc_easy.jsonl, line 2", "choices"}, Command({"--tasks", "arc_easy"}));
+  Write("data/lambada_openai.jsonl", "{\"text\": \"word\"}\n");
+  ExpectFailure(1, {"lambada_openai.jsonl, line 1", "begin"}, Command({"--tasks=lambada_openai"}));
+  ExpectFailure(1, {"data/piqa.jsonl"}, Command({"--tasks", "piqa", "--output=data/piqa.jsonl"}));
 }
 
 TEST_F(CliTest, InspectShowsTheModel) {

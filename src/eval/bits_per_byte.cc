@@ -72,6 +72,9 @@ class Reader {
 
 double BitsPerByte::bits() const { return nats / std::numbers::ln2; }
 double BitsPerByte::bits_per_byte() const { return bits() / static_cast<double>(bytes); }
+double BitsPerByte::perplexity(int64_t units) const {
+  return std::exp(nats / static_cast<double>(units));
+}
 
 BitsPerByte MeasureBitsPerByte(const LanguageModel& model, const Tokenizer& tokenizer,
                                std::string_view text, const BitsPerByteOptions& options) {

@@ -32,6 +32,8 @@ struct BitsPerByte {
 
   double bits() const;           // nats / ln 2
   double bits_per_byte() const;  // bits() / bytes
+  // exp(nats / units): of tokens, words or whatever else the text has `units` of. May be infinite.
+  double perplexity(int64_t units) const;
 };
 
 // Reads `text` from start to end with the state carried over, in constant memory.

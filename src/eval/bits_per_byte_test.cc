@@ -58,6 +58,7 @@ TEST(BitsPerByte, IsTheCrossEntropyOfTheWholeText) {
       EXPECT_EQ(result.bytes, 500);
       EXPECT_EQ(result.tokens, 500);
       EXPECT_DOUBLE_EQ(result.bits_per_byte(), result.nats / std::numbers::ln2 / 500);
+      EXPECT_DOUBLE_EQ(result.perplexity(250), std::exp(result.nats / 250));
     }
   }
 }
