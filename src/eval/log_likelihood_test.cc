@@ -120,7 +120,7 @@ TEST(LogLikelihood, PackedIsOneByOne) {
 
 // A real model: a batch's shape may change the rounding, nothing else.
 TEST(LogLikelihood, OfAModelIsThatOfEachRequest) {
-  const auto model = LoadMamba(ADDER_SOURCE_DIR "/tests/goldens/mamba-tied", DType::kF32);
+  const auto model = LoadModel(ADDER_SOURCE_DIR "/tests/goldens/mamba-tied", DType::kF32);
   const std::vector<TokenDocument> documents = RandomDocuments(12, model->vocab_size());
   for (const int64_t batch : {7, 4096}) {
     const auto results = ScoreAll(*model, documents, Batches(batch));
