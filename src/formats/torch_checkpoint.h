@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adder/core/tensor.h"
@@ -46,5 +47,10 @@ class TorchCheckpoint {
   std::filesystem::path path_;
   std::map<std::string, Tensor> tensors_;
 };
+
+// Writes a dict of tensors as torch.save does, atomically. Throws kIo, kUnsupported for a quantized
+// tensor.
+void WriteTorchCheckpoint(const std::filesystem::path& path,
+                          std::span<const std::pair<std::string, Tensor>> tensors);
 
 }  // namespace adder

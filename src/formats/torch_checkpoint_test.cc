@@ -478,5 +478,32 @@ torch.save(module, sys.argv[1] + "/module.pt")
               AllOf(HasSubstr("the pickle asks for torch.nn.modules"), HasSubstr("doesn't need")));
 }
 
+TEST(WriteTorchCheckpointTest, IsReadBackToTheBit) {
+  const TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "pytorch_model.bin";
+  std::vector<float> values(24);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f * static_cast<float>(i) - 1;
+  const Tensor f32 = Tensor::From<float>({2, 3, 4}, values);
+  const std::vector<std::pair<std::string, Tensor>> tensors = {
+      {"a.weight", f32},
+      {"b", f32.To(DType::kBF16)},
+      {"columns", f32.Columns(1, 2)},
+      {"empty", Tensor::Zeros({0, 5}, DType::kF16)},
+      {"scalar", Tensor::Zeros(Shape(std::vector<int64_t>{}), DType::kI64)}};
+  WriteTorchCheckpoint(path, tensors);
+  const TorchCheckpoint read = TorchCheckpoint::Open(path);
+  ASSERT_EQ(read.tensors().size(), tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    const Tensor& again = read.Get(name);
+    ASSERT_EQ(again.ToString(), tensor.ToString()) << name;
+    const Tensor dense = tensor.Clone();
+    EXPECT_EQ(std::memcmp(again.raw(), dense.raw(), static_cast<size_t>(dense.bytes())), 0) << name;
+  }
+  const Tensor quantized = Tensor::Zeros({1, 32}, DType::kQ8_0);
+  const std::pair<std::string, Tensor> refused[] = {{"q", quantized}};
+  EXPECT_THROW(WriteTorchCheckpoint(path, refused), Error);
+  EXPECT_EQ(TorchCheckpoint::Open(path).tensors().size(), tensors.size());
+}
+
 }  // namespace
 }  // namespace adder

@@ -13,6 +13,7 @@ Norm Norm::Make(ParameterList& list, const std::string& prefix, const ModelConfi
 
 Variable Norm::Apply(Tape* tape, const Variable& x, const Variable& residual, DType y_dtype,
                      Variable* sum) const {
+  if (bias != nullptr) return LayerNorm(tape, x, residual, *weight, bias, eps, y_dtype, sum);
   return RmsNorm(tape, x, residual, *weight, eps, y_dtype, sum);
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "adder/backend/cpu/parallel.h"
@@ -81,6 +82,10 @@ BlockLanguageModel::BlockLanguageModel(ModelConfig config, DType compute_dtype)
 
 void BlockLanguageModel::AddBlocks(int64_t layer) {
   const std::string prefix = names_.layers + std::to_string(layer);
+  if (config_.IsAttention(layer) || config_.architecture == Architecture::kMamba2) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{} is not computed yet", ArchitectureName(config_.architecture)));
+  }
   AddBlock(layer, std::make_unique<MambaBlock>(list_, prefix, config_, compute_dtype_));
 }
 

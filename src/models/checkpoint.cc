@@ -56,8 +56,8 @@ class Weights {
  public:
   static Weights Open(const fs::path& directory) {
     const bool safe = fs::exists(directory / kWeightsFile) || fs::exists(directory / kIndexFile);
-    const bool torch = fs::exists(directory / kTorchWeightsFile) ||
-                       fs::exists(directory / kTorchIndexFile);
+    const bool torch =
+        fs::exists(directory / kTorchWeightsFile) || fs::exists(directory / kTorchIndexFile);
     Weights weights;
     if (safe || !torch) {
       weights.safetensors_ = ShardedSafetensors::Open(directory);
@@ -104,8 +104,7 @@ Tensor TransposeBlocks(const Tensor& tensor, int64_t outer, int64_t inner) {
   const Tensor result = Tensor::Empty(tensor.shape(), tensor.dtype());
   for (int64_t i = 0; i < outer; ++i) {
     for (int64_t j = 0; j < inner; ++j) {
-      result.Rows((j * outer + i) * rows, rows)
-          .CopyFrom(tensor.Rows((i * inner + j) * rows, rows));
+      result.Rows((j * outer + i) * rows, rows).CopyFrom(tensor.Rows((i * inner + j) * rows, rows));
     }
   }
   return result;
@@ -130,10 +129,9 @@ std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType c
   const std::map<std::string, Tensor>& tensors = weights.tensors();
   // Before a model of so many layers is built.
   if (config.n_layer > static_cast<int64_t>(tensors.size())) {
-    throw Error(
-        ErrorCode::kCorrupt,
-        fmt::format("{}: the weights are {} tensors, too few for the {} layers of {}",
-                    directory.string(), tensors.size(), config.n_layer, kConfigFile));
+    throw Error(ErrorCode::kCorrupt,
+                fmt::format("{}: the weights are {} tensors, too few for the {} layers of {}",
+                            directory.string(), tensors.size(), config.n_layer, kConfigFile));
   }
   auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
   std::set<std::string> unexpected;

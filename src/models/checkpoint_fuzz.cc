@@ -5,14 +5,15 @@
 
 #include "adder/core/error.h"
 #include "adder/models/checkpoint.h"
+#include "adder/models/hugging_face_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const adder::ModelConfig config = adder::ParseModelConfig(
         std::string_view(reinterpret_cast<const char*>(data), size), "config.json");
-    const std::string text = adder::ModelConfigJson(config, adder::DType::kF32);
+    const std::string text = adder::HuggingFaceConfigJson(config, adder::DType::kF32);
     const adder::ModelConfig again = adder::ParseModelConfig(text, "config.json");
-    if (adder::ModelConfigJson(again, adder::DType::kF32) != text) std::abort();
+    if (adder::HuggingFaceConfigJson(again, adder::DType::kF32) != text) std::abort();
   } catch (const adder::Error&) {
   }
   return 0;

@@ -16,6 +16,7 @@
 #include "adder/formats/json.h"
 #include "adder/formats/safetensors.h"
 #include "adder/formats/state_file.h"
+#include "adder/models/hugging_face_config.h"
 #include "adder/models/small_model_test.h"
 
 namespace adder {
@@ -82,8 +83,8 @@ TEST_F(CheckpointTest, WrittenAndReadBackIsTheSameModel) {
       const auto model = SmallModel(DType::kF32, config);
       SaveModel(*model, directory_, DType::kF32);
       const auto again = LoadModel(directory_, DType::kF32);
-      EXPECT_EQ(ModelConfigJson(again->config(), DType::kF32),
-                ModelConfigJson(model->config(), DType::kF32));
+      EXPECT_EQ(HuggingFaceConfigJson(again->config(), DType::kF32),
+                HuggingFaceConfigJson(model->config(), DType::kF32));
       ASSERT_EQ(again->parameters().size(), model->parameters().size());
       for (size_t i = 0; i < model->parameters().size(); ++i) {
         EXPECT_TRUE(SameBits(again->parameters()[i].value, model->parameters()[i].value));
@@ -253,12 +254,12 @@ TEST_F(CheckpointTest, HugeSizesInTheConfigAllocateNothing) {
   SaveModel(*model, directory_, DType::kF32);
   ModelConfig config = TinyConfig();
   config.n_layer = ModelConfig::kMostLayers;
-  WriteFileAtomically(directory_ / "config.json", ModelConfigJson(config, DType::kF32));
+  WriteFileAtomically(directory_ / "config.json", HuggingFaceConfigJson(config, DType::kF32));
   ExpectLoadFails(ErrorCode::kCorrupt, {"too few for the 65536 layers"});
   config = TinyConfig();
   config.vocab_size = ModelConfig::kLargestVocabulary;
   config.d_model = ModelConfig::kLargestDimension;
-  WriteFileAtomically(directory_ / "config.json", ModelConfigJson(config, DType::kF32));
+  WriteFileAtomically(directory_ / "config.json", HuggingFaceConfigJson(config, DType::kF32));
   ExpectLoadFails(ErrorCode::kCorrupt, {"backbone.embeddings.weight", "config says [2147483647"});
 }
 
@@ -271,7 +272,7 @@ TEST_F(CheckpointTest, UnwritableDirectoriesAndOtherDTypesAreErrors) {
   EXPECT_TRUE(fs::is_empty(directory_));
 }
 
-TEST(ModelConfigJsonTest, ReadsWhatHuggingFaceWrites) {
+TEST(HuggingFaceConfigTest, ReadsWhatHuggingFaceWrites) {
   const fs::path goldens = fs::path(ADDER_SOURCE_DIR) / "tests" / "goldens";
   const ModelConfig config = ReadModelConfig(goldens / "mamba-untied-bias");
   EXPECT_EQ(config.vocab_size, 101);
@@ -292,7 +293,7 @@ TEST(ModelConfigJsonTest, ReadsWhatHuggingFaceWrites) {
   // What is written has the fields that Hugging Face writes, with equal values, bar those that
   // steer only its own software.
   const JsonObject theirs = JsonObject::Read(goldens / "mamba-untied-bias" / "config.json");
-  const JsonObject ours = JsonObject::Parse(ModelConfigJson(config, DType::kF32), "ours");
+  const JsonObject ours = JsonObject::Parse(HuggingFaceConfigJson(config, DType::kF32), "ours");
   for (const JsonValue::Member& field : *ours.value().AsObject()) {
     const JsonValue* value = theirs.value().Find(field.key);
     ASSERT_NE(value, nullptr) << field.key;
@@ -300,7 +301,7 @@ TEST(ModelConfigJsonTest, ReadsWhatHuggingFaceWrites) {
   }
 }
 
-TEST(ModelConfigJsonTest, AbsentFieldsHaveHuggingFacesDefaults) {
+TEST(HuggingFaceConfigTest, AbsentFieldsHaveHuggingFacesDefaults) {
   const ModelConfig config = ParseModelConfig(
       R"({"model_type": "mamba", "vocab_size": 10, "hidden_size": 33, "num_hidden_layers": 1,
           "time_step_rank": "auto", "eos_token_id": null, "bos_token_id": [3, 4], "unknown": {}})",
@@ -314,14 +315,14 @@ TEST(ModelConfigJsonTest, AbsentFieldsHaveHuggingFacesDefaults) {
   EXPECT_EQ(config.bos_token_id, 3);
 }
 
-TEST(ModelConfigJsonTest, RefusesHostileValuesAndNamesTheField) {
+TEST(HuggingFaceConfigTest, RefusesHostileValuesAndNamesTheField) {
   struct Case {
     const char* field;
     const char* value;
     ErrorCode code;
   };
   const Case cases[] = {
-      {"model_type", "\"mamba2\"", ErrorCode::kUnsupported},
+      {"model_type", "\"rwkv\"", ErrorCode::kUnsupported},
       {"model_type", "3", ErrorCode::kCorrupt},
       {"architectures", "[\"LlamaForCausalLM\"]", ErrorCode::kUnsupported},
       {"architectures", "\"MambaForCausalLM\"", ErrorCode::kCorrupt},

@@ -191,14 +191,13 @@ void AppendSsm(const ModelConfig& c, JsonValue::Object& json) {
                            {"use_bias", c.use_bias},
                            {"use_conv_bias", c.use_conv_bias}});
   if (c.architecture == Architecture::kMamba2) {
-    json.insert(json.end(),
-                {{"chunk_size", 256},
-                 {"head_dim", c.head_dim},
-                 {"n_groups", c.n_groups},
-                 {"num_heads", c.n_ssm_head()},
-                 {"rms_norm", true},
-                 {"time_step_limit",
-                  JsonValue::Array{InfinityOr(c.dt_limit_min), InfinityOr(c.dt_limit_max)}}});
+    json.insert(json.end(), {{"chunk_size", 256},
+                             {"head_dim", c.head_dim},
+                             {"n_groups", c.n_groups},
+                             {"num_heads", c.n_ssm_head()},
+                             {"rms_norm", true},
+                             {"time_step_limit", JsonValue::Array{InfinityOr(c.dt_limit_min),
+                                                                  InfinityOr(c.dt_limit_max)}}});
     return;
   }
   json.insert(json.end(), {{"intermediate_size", c.d_inner},
@@ -293,8 +292,8 @@ ModelConfig ParseHuggingFaceConfig(const JsonObject& json) {
 }
 
 std::string HuggingFaceConfigJson(const ModelConfig& config, DType dtype) {
-  const bool hybrid = !config.attention_layers.empty() ||
-                      (!config.is_transformer() && config.d_intermediate > 0);
+  const bool hybrid =
+      !config.attention_layers.empty() || (!config.is_transformer() && config.d_intermediate > 0);
   if (hybrid || (!config.is_transformer() && !config.rms_norm)) {
     throw Error(ErrorCode::kUnsupported,
                 "no Hugging Face class has Mamba layers together with attention, an MLP or layer "

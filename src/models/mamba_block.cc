@@ -77,7 +77,8 @@ Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Var
   const Variable selection = Linear(tape, v, *x_proj_weight_);
   const auto part = [&](int64_t begin, int64_t count) {
     const Variable columns = selection.Columns(begin, count);
-    return columns;
+    return normalizes_selection_ ? RmsNorm(tape, columns, mixer_norm_eps_, compute_dtype_)
+                                 : columns;
   };
   // The bias goes to the scan, which adds it in f32.
   const Variable dt = Linear(tape, part(0, dt_rank_), *dt_proj_weight_);

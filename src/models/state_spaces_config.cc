@@ -81,8 +81,7 @@ void ParseAttention(const JsonObject& attention, ModelConfig& config) {
   a.use_qkv_bias = attention.BoolOr("qkv_proj_bias", true);
   a.use_out_bias = attention.BoolOr("out_proj_bias", true);
   a.rotary_dim = attention.IntOr("rotary_emb_dim", 0, 0, kLargest);
-  a.rope_theta =
-      attention.DoubleOr("rotary_emb_base", 10000, std::numeric_limits<double>::min());
+  a.rope_theta = attention.DoubleOr("rotary_emb_base", 10000, std::numeric_limits<double>::min());
   a.rotary_interleaved = attention.BoolOr("rotary_emb_interleaved", false);
 }
 
@@ -139,8 +138,8 @@ std::string StateSpacesConfigJson(const ModelConfig& config) {
     throw Error(ErrorCode::kUnsupported,
                 "the state-spaces layout has no d_inner other than expand · d_model");
   }
-  if (mamba2 && (config.dt_limit_min > 0 ||
-                 config.dt_limit_max < std::numeric_limits<double>::infinity())) {
+  if (mamba2 &&
+      (config.dt_limit_min > 0 || config.dt_limit_max < std::numeric_limits<double>::infinity())) {
     throw Error(ErrorCode::kUnsupported, "the state-spaces layout has no limits of the step");
   }
   if (config.norm_eps != 1e-5) {
