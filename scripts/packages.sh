@@ -6,7 +6,7 @@ PACKAGES_build=(
   ccache mold                             # used where present; a rebuild takes seconds
   libdnnl-dev ocl-icd-opencl-dev          # GEMM; oneDNN's CMake package looks for OpenCL
   libfmt-dev libspdlog-dev libcli11-dev libtomlplusplus-dev libboost-json1.81-dev
-  libxxhash-dev librandom123-dev
+  libxxhash-dev librandom123-dev libutf8proc-dev libpcre2-dev
   libgtest-dev libgmock-dev libbenchmark-dev
 )
 PACKAGES_run=(gzip xz-utils)              # the compressors that the quick start compares with

@@ -22,7 +22,7 @@ setup: this system has no apt-get; Adder installs what it needs on Debian 12 onl
 Install these yourself, under the names your system gives them, then say: make SETUP=: build
   a C++20 compiler with OpenMP (g++ 12 or later, clang 14 or later), CMake 3.25, Ninja
   oneDNN 2.6 (its version 2 interface), fmt 9, spdlog, CLI11 2.1, toml++ 3.3, Boost.JSON 1.81,
-  xxHash, Random123, GoogleTest with GoogleMock, Google Benchmark, gzip, xz
+  xxHash, Random123, utf8proc, PCRE2, GoogleTest with GoogleMock, Google Benchmark, gzip, xz
 (Debian calls them: ${wanted[*]})
 EOF
   exit 1

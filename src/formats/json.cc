@@ -379,6 +379,22 @@ JsonObject JsonObject::Object(std::string_view key) const {
   return inner;
 }
 
+std::vector<JsonObject> JsonObject::Objects(std::string_view key) const {
+  const JsonValue::Array& elements = Array(key);
+  std::vector<JsonObject> objects(elements.size(), *this);
+  for (size_t i = 0; i < elements.size(); ++i) {
+    const std::string name = fmt::format("{}[{}]", key, i);
+    if (elements[i].AsObject() == nullptr) {
+      throw Error(ErrorCode::kCorrupt,
+                  fmt::format("{}: field {} is {}, expected an object", source_,
+                              JsonQuote(prefix_ + name), Describe(&elements[i])));
+    }
+    objects[i].object_ = &elements[i];
+    objects[i].prefix_ = prefix_ + name + ".";
+  }
+  return objects;
+}
+
 void JsonObject::Fail(std::string_view key, std::string_view expected, ErrorCode code) const {
   throw Error(code,
               fmt::format("{}: field {} is {}, expected {}", source_,

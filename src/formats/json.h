@@ -126,6 +126,8 @@ class JsonObject {
   std::string StringOr(std::string_view key, std::string fallback) const;
   const JsonValue::Array& Array(std::string_view key) const;
   JsonObject Object(std::string_view key) const;
+  // An array's elements, all of them objects; messages call their fields key[0].field.
+  std::vector<JsonObject> Objects(std::string_view key) const;
 
   // Throws the message above for a check of the caller's own.
   [[noreturn]] void Fail(std::string_view key, std::string_view expected,
@@ -140,7 +142,7 @@ class JsonObject {
   std::shared_ptr<const JsonValue> root_;
   const JsonValue* object_;
   std::string source_;
-  std::string prefix_;  // "outer." in a nested object
+  std::string prefix_;  // "outer." in a nested object, "outer[2]." in an array's
 };
 
 }  // namespace adder

@@ -1,5 +1,6 @@
 // The tokenizer of bytes, and its form in Hugging Face's files: a BPE without merges over the 256
 // characters by which byte-level BPE writes bytes.
+#include <algorithm>
 #include <array>
 
 #include "adder/core/error.h"
@@ -7,6 +8,7 @@
 #include "adder/formats/json.h"
 #include "adder/text/byte_level.h"
 #include "adder/text/tokenizer.h"
+#include "adder/text/vocabulary.h"
 
 namespace adder {
 namespace {
@@ -59,23 +61,24 @@ JsonValue TokenizerConfigJson() {
 
 }  // namespace
 
-std::string ByteLevelCharacter(unsigned char byte) {
-  // GPT-2: printable Latin-1 stands for itself, the other bytes in order for U+0100, U+0101, ...
-  const auto printable = [](int b) {
-    return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-  };
-  int code = byte;
-  if (!printable(byte)) {
-    code = 0x100;
-    for (int b = 0; b < byte; ++b) code += printable(b) ? 0 : 1;
-  }
-  if (code < 0x80) return std::string(1, static_cast<char>(code));
-  return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3f))};
-}
-
 std::vector<int32_t> ByteTokenizer::Encode(std::string_view text) const {
   const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
   return {bytes, bytes + text.size()};
+}
+
+size_t ByteTokenizer::PartLength(std::string_view text, size_t bytes) const {
+  return std::min(text.size(), std::max<size_t>(1, bytes));
+}
+
+Vocabulary ByteTokenizer::ToVocabulary() const {
+  Vocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = "gpt-2";
+  for (int byte = 0; byte < 256; ++byte) {
+    vocabulary.tokens.push_back(ByteLevelCharacter(static_cast<unsigned char>(byte)));
+  }
+  vocabulary.types.assign(vocabulary.tokens.size(), TokenType::kNormal);
+  return vocabulary;
 }
 
 std::string_view ByteTokenizer::Bytes(int32_t token) const {

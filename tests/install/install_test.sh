@@ -18,7 +18,7 @@ trap 'rm -rf "$scratch"' EXIT
 (cd "$scratch/prefix/include" && find adder -name '*.h' | sort | sed 's/.*/#include "&"/') \
   > "$scratch/headers.cc"
 "$cxx" -std=c++20 -fsyntax-only -I "$scratch/prefix/include" "$scratch/headers.cc"
-! grep -rE '#include <(fmt|spdlog|boost|CLI|toml|dnnl|omp|xxhash|gtest)' "$scratch/prefix/include"
+! grep -rE '#include <(fmt|spdlog|boost|CLI|toml|dnnl|omp|xxhash|utf8proc|pcre2|gtest)' "$scratch/prefix/include"
 
 program=$("$scratch/prefix/bin/adder" --version)
 [[ $program == "adder $version" ]] || { echo "the program says '$program', not $version"; exit 1; }
