@@ -32,35 +32,32 @@ bool TranslateClasses(std::string_view expression, std::string* out) {
   bool brackets = false;
   for (size_t i = 0; i < expression.size(); ++i) {
     const char c = expression[i];
-    if (c != '\' || i + 1 == expression.size()) {
-      if (c == '[' && !brackets) {
-      brackets = true;
-      // What would end the brackets does not as their first character.
+    if (c != '\\' || i + 1 == expression.size()) {
       *out += c;
+      if (c == ']') brackets = false;
+      if (c != '[' || brackets) continue;
+      brackets = true;
+      // What ends the brackets does not as their first character.
       if (expression.substr(i + 1).starts_with('^')) *out += expression[++i];
       if (expression.substr(i + 1).starts_with(']')) *out += expression[++i];
       continue;
-      }
-      if (c == ']') brackets = false;
-      *out += c;
-      continue;
+    }
+    const char name = expression[++i];
+    if (name == 's') {
+      *out += R"(\p{White_Space})";
+    } else if (name == 'S') {
+      *out += R"(\P{White_Space})";
+    } else if (name == 'w' && brackets) {
+      out->append(kWord);
+    } else if (name == 'w' || (name == 'W' && !brackets)) {
+      out->append(name == 'w' ? "[" : "[^").append(kWord).append("]");
+    } else if (name == 'W') {
+      return false;
+    } else {
+      out->append(1, c).append(1, name);
+    }
   }
-  const char name = expression[++i];
-  if (name == 's') {
-    *out += R"(\p{White_Space})";
-  } else if (name == 'S') {
-    *out += R"(\P{White_Space})";
-  } else if (name == 'w' && brackets) {
-    out->append(kWord);
-  } else if (name == 'w' || (name == 'W' && !brackets)) {
-    out->append(name == 'w' ? "[" : "[^").append(kWord).append("]");
-  } else if (name == 'W') {
-    return false;
-  } else {
-    out->append(1, c).append(1, name);
-  }
-}
-return true;
+  return true;
 }
 
 struct Freer {

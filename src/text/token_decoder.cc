@@ -102,7 +102,7 @@ void TokenDecoder::ParseStep(const JsonObject& description) {
 }
 
 std::string TokenDecoder::Bytes(std::string_view token) const {
-  if (kind_ == Kind::kSpaces) return " " + std::string(token);
+  if (kind_ == Kind::kSpaces) return std::string(1, ' ').append(token);
   if (kind_ == Kind::kMetaspace) return ReplaceAll(token, metaspace_, " ");
   if (kind_ == Kind::kByteLevel) {
     std::string bytes;
