@@ -224,21 +224,22 @@ std::vector<TensorBoardEvent> ParseTensorBoardEvents(std::string_view bytes, siz
   return events;
 }
 
-TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, int64_t last_step) {
+TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder,
+                                     const std::function<bool(const TensorBoardEvent&)>& keep) {
   std::filesystem::path path = NewestEventFile(folder);
-  size_t keep = 0;
+  size_t kept = 0;
   if (!path.empty()) {
     const auto file = MappedFile::Open(path);
-    while (const auto framed = Unframe(file->text().substr(keep))) {
-      if (Decode(framed->first).step > last_step) break;
-      keep += framed->second;
+    while (const auto framed = Unframe(file->text().substr(kept))) {
+      if (!keep(Decode(framed->first))) break;
+      kept += framed->second;
     }
   }
   const double now =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   if (path.empty()) path = folder / fmt::format("{}{:010.0f}.adder", kPrefix, now);
-  file_ = std::make_unique<AppendFile>(path, keep);
-  if (keep == 0) {
+  file_ = std::make_unique<AppendFile>(path, kept);
+  if (kept == 0) {
     std::string version;
     PutKey(version, kEventWallTime, kFixed64);
     PutRaw(version, now);

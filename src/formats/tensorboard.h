@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -28,9 +29,11 @@ struct TensorBoardEvent {
 class TensorBoardWriter {
  public:
   // Opens the newest event file of the folder, or begins one ("events.out.tfevents.…"). In an
-  // existing file events after `last_step`, and a record cut short by a crash, are cut off: a run
-  // that goes on from a checkpoint writes them again. Throws kIo.
-  TensorBoardWriter(const std::filesystem::path& folder, int64_t last_step);
+  // existing file the first event for which keep(event) is false, all after it, and a record cut
+  // short by a crash, are cut off: a run that goes on from a checkpoint writes them again. Throws
+  // kIo.
+  TensorBoardWriter(const std::filesystem::path& folder,
+                    const std::function<bool(const TensorBoardEvent&)>& keep);
   // Throws kIo naming the file.
   void Write(const TensorBoardEvent& event);
 

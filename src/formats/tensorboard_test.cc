@@ -4,27 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <limits>
 
 #include "adder/core/error.h"
 #include "adder/formats/crc32c.h"
 #include "adder/formats/file.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
 
+bool KeepAll(const TensorBoardEvent&) { return true; }
+
 class TensorBoardTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = std::filesystem::path(::testing::TempDir()) /
-              ("tensorboard_" +
-               std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::filesystem::path folder_;
+  TemporaryDirectory directory_;
+  const std::filesystem::path folder_ = directory_.path();
 };
 
 TEST(Crc32cTest, KnownValues) {
@@ -38,7 +32,7 @@ TEST(Crc32cTest, KnownValues) {
 TEST_F(TensorBoardTest, ReadsBackWhatItWrote) {
   std::filesystem::path path;
   {
-    TensorBoardWriter writer(folder_, std::numeric_limits<int64_t>::max());
+    TensorBoardWriter writer(folder_, KeepAll);
     path = writer.path();
     writer.Write({1.5, 1, {{"train/loss", 2.25f}, {"train/lr", 1e-3f}}});
     writer.Write({2.5, int64_t{1} << 40, {{std::string(300, 'x'), -0.0f}}});
@@ -64,14 +58,14 @@ TEST_F(TensorBoardTest, ReadsBackWhatItWrote) {
 TEST_F(TensorBoardTest, GoesOnAfterTheGivenStepInTheSameFile) {
   std::filesystem::path path;
   {
-    TensorBoardWriter writer(folder_, 0);
+    TensorBoardWriter writer(folder_, KeepAll);
     path = writer.path();
     for (int64_t step = 1; step <= 5; ++step) writer.Write({double(step), step, {{"a", 1.0f}}});
   }
   // A crash in the middle of a record.
   std::ofstream(path, std::ios::app | std::ios::binary) << std::string("\x20\0\0\0\0\0\0", 7);
   {
-    TensorBoardWriter writer(folder_, 3);
+    TensorBoardWriter writer(folder_, [](const TensorBoardEvent& e) { return e.step <= 3; });
     EXPECT_EQ(writer.path(), path);
     writer.Write({4.0, 4, {{"a", 2.0f}}});
   }
@@ -88,7 +82,7 @@ TEST_F(TensorBoardTest, GoesOnAfterTheGivenStepInTheSameFile) {
 TEST_F(TensorBoardTest, StopsAtTheFirstDamagedRecord) {
   std::filesystem::path path;
   {
-    TensorBoardWriter writer(folder_, 0);
+    TensorBoardWriter writer(folder_, KeepAll);
     path = writer.path();
     for (int64_t step = 1; step <= 3; ++step) writer.Write({0.0, step, {{"a", 1.0f}}});
   }
@@ -104,7 +98,7 @@ TEST_F(TensorBoardTest, StopsAtTheFirstDamagedRecord) {
 }
 
 TEST(TensorBoardWriterTest, UnwritableFolderIsAnError) {
-  EXPECT_THROW(TensorBoardWriter("/nonexistent/folder", 0), Error);
+  EXPECT_THROW(TensorBoardWriter("/nonexistent/folder", KeepAll), Error);
 }
 
 }  // namespace

@@ -42,10 +42,6 @@ std::optional<Metrics> ParseLine(std::string_view line) {
   }
 }
 
-int64_t StepOf(const Metrics& metrics) {
-  return std::visit([](const auto& m) { return m.step; }, metrics);
-}
-
 // The mean of the values up to each point: of the last fiftieth of the run, and of fewer at its
 // beginning, where the curve is steep.
 std::vector<SvgPoint> Smooth(const std::vector<SvgPoint>& points) {
@@ -76,18 +72,30 @@ std::string ToJsonLine(const EvaluationMetrics& metrics) {
       metrics.step, metrics.bytes, metrics.bits_per_byte, metrics.elapsed);
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& path, int64_t last_step) {
-  uint64_t keep = 0;
+bool RunPosition::Covers(const Metrics& metrics) const {
+  if (const auto* evaluation = std::get_if<EvaluationMetrics>(&metrics)) {
+    return evaluation->step < step || (evaluation->step == step && evaluated);
+  }
+  return std::get<StepMetrics>(metrics).step <= step;
+}
+
+std::vector<Metrics> ParseMetrics(std::string_view text, RunPosition last, size_t* kept_bytes) {
+  std::vector<Metrics> history;
+  *kept_bytes = 0;
+  for (size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+    const auto metrics = ParseLine(text.substr(0, end));
+    if (!metrics || !last.Covers(*metrics)) break;
+    history.push_back(*metrics);
+    *kept_bytes += end + 1;
+    text.remove_prefix(end + 1);
+  }
+  return history;
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, RunPosition last) {
+  size_t keep = 0;
   if (std::filesystem::exists(path)) {
-    const auto file = MappedFile::Open(path);
-    std::string_view rest = file->text();
-    for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
-      const auto metrics = ParseLine(rest.substr(0, end));
-      if (!metrics || StepOf(*metrics) > last_step) break;
-      history_.push_back(*metrics);
-      keep += end + 1;
-      rest.remove_prefix(end + 1);
-    }
+    history_ = ParseMetrics(MappedFile::Open(path)->text(), last, &keep);
   }
   file_ = std::make_unique<AppendFile>(path, keep);
 }

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -37,12 +38,24 @@ std::string ToJsonLine(const EvaluationMetrics& metrics);
 
 using Metrics = std::variant<StepMetrics, EvaluationMetrics>;
 
+// Where a checkpoint stands in the course of a run: after this step, and before or after the
+// evaluation that follows it.
+struct RunPosition {
+  int64_t step = 0;
+  bool evaluated = false;
+
+  bool Covers(const Metrics& metrics) const;
+};
+
+// The lines from the text's beginning, up to the first that is damaged, cut short or not covered by
+// `last`. `kept_bytes` gets their length.
+std::vector<Metrics> ParseMetrics(std::string_view text, RunPosition last, size_t* kept_bytes);
+
 class MetricsFile {
  public:
-  // Opens or creates the file. Lines after step `last_step`, and a line cut short by a crash, are
-  // cut off: a run that goes on from a checkpoint writes them again. What stays is in history().
-  // Throws kIo.
-  MetricsFile(const std::filesystem::path& path, int64_t last_step);
+  // Opens or creates the file. Lines beyond `last`, and a line cut short by a crash, are cut off: a
+  // run that goes on from a checkpoint writes them again. What stays is in history(). Throws kIo.
+  MetricsFile(const std::filesystem::path& path, RunPosition last);
 
   // Throws kIo.
   void Write(const Metrics& metrics);

@@ -9,6 +9,7 @@
 #include "adder/core/error.h"
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -29,15 +30,8 @@ StepMetrics Step(int64_t step) {
 
 class MetricsTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    path_ = fs::path(::testing::TempDir()) /
-            (std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()) +
-             "_metrics.jsonl");
-    fs::remove(path_);
-  }
-  void TearDown() override { fs::remove(path_); }
-
-  fs::path path_;
+  TemporaryDirectory directory_;
+  const fs::path path_ = directory_.path() / "metrics.jsonl";
 };
 
 TEST_F(MetricsTest, LinesAreJsonWithExactNumbers) {
@@ -55,7 +49,7 @@ TEST_F(MetricsTest, LinesAreJsonWithExactNumbers) {
 TEST_F(MetricsTest, AResumedRunCutsWhatLiesAhead) {
   std::string kept;
   {
-    MetricsFile file(path_, 0);
+    MetricsFile file(path_, {0, false});
     for (int64_t step = 1; step <= 6; ++step) {
       file.Write(Step(step));
       if (step == 4) file.Write(EvaluationMetrics{4, 10, 2.5, 0.0});
@@ -64,7 +58,7 @@ TEST_F(MetricsTest, AResumedRunCutsWhatLiesAhead) {
   }
   std::ofstream(path_, std::ios::app) << "{\"step\":7,\"tok";  // a crash
   {
-    MetricsFile file(path_, 4);
+    MetricsFile file(path_, {4, true});
     EXPECT_EQ(ReadFile(path_), kept);
     ASSERT_EQ(file.history().size(), 5u);
     EXPECT_EQ(std::get<EvaluationMetrics>(file.history()[4]).bits_per_byte, 2.5);
@@ -74,9 +68,21 @@ TEST_F(MetricsTest, AResumedRunCutsWhatLiesAhead) {
   EXPECT_EQ(ReadFile(path_), kept + ToJsonLine(Step(5)));
 }
 
+TEST_F(MetricsTest, AnEvaluationTheCheckpointDoesNotKnowIsCut) {
+  {
+    MetricsFile file(path_, {0, false});
+    file.Write(EvaluationMetrics{3, 10, 2.5, 0.0});
+    file.Write(Step(4));
+    file.Write(EvaluationMetrics{4, 10, 2.0, 0.0});
+  }
+  EXPECT_EQ(MetricsFile(path_, {4, true}).history().size(), 3u);
+  EXPECT_EQ(MetricsFile(path_, {4, false}).history().size(), 2u);
+  EXPECT_EQ(MetricsFile(path_, {4, true}).history().size(), 2u);
+}
+
 TEST_F(MetricsTest, DamagedLinesEndTheHistory) {
   std::ofstream(path_) << ToJsonLine(Step(1)) << "garbage\n" << ToJsonLine(Step(2));
-  const MetricsFile file(path_, 10);
+  const MetricsFile file(path_, {10, true});
   EXPECT_EQ(file.history().size(), 1u);
   EXPECT_EQ(ReadFile(path_), ToJsonLine(Step(1)));
 }

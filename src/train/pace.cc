@@ -1,10 +1,14 @@
 // Estimating the number of steps that fit into the time left.
 #include "adder/train/pace.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
+
+#include "adder/formats/json.h"
 
 namespace adder {
 namespace {
@@ -18,18 +22,53 @@ constexpr std::array<double, 16> kMarks = {0.02, 0.05, 0.1, 0.2,  0.3,  0.4,  0.
 // one step more.
 constexpr int64_t kFirstDecisionStep = 2;
 
+// More than any run has; sums of two fit.
+constexpr int64_t kMostSteps = int64_t{1} << 62;
+
+// How many steps fit into the seconds left, at least one.
+int64_t Fitting(double seconds_left, double seconds_per_step) {
+  return std::llround(std::clamp(seconds_left / std::max(1e-9, seconds_per_step), 1.0, 1e15));
+}
+
 }  // namespace
+
+std::string ToJsonLine(const PaceDecision& decision) {
+  return fmt::format(
+      "{{\"step\":{},\"share\":{},\"steps_left\":{},\"elapsed\":{},\"budget\":{}}}\n",
+      decision.step, decision.share, decision.steps_left, decision.elapsed, decision.budget);
+}
+
+std::vector<PaceDecision> ParsePace(std::string_view text, const std::string& source) {
+  std::vector<PaceDecision> decisions;
+  for (size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+    const JsonObject line = JsonObject::Parse(text.substr(0, end), source);
+    const int64_t least = decisions.empty() ? 0 : decisions.back().step + 1;
+    decisions.push_back({line.Int("step", least, kMostSteps - 1), line.Double("share", 0.0, 1.0),
+                         line.Int("steps_left", 0, kMostSteps), line.Double("elapsed", 0.0),
+                         line.Double("budget", 0.0)});
+    text.remove_prefix(end + 1);
+  }
+  return decisions;
+}
 
 Pace Pace::Steps(int64_t steps) {
   Pace pace;
-  pace.decisions_ = {{0, 0.0, steps, 0.0}};
+  pace.decisions_ = {{0, 0.0, steps, 0.0, 0.0}};
   return pace;
 }
 
-Pace Pace::Seconds(double seconds, std::vector<PaceDecision> recorded) {
+Pace Pace::Seconds(double seconds, std::vector<PaceDecision> recorded, int64_t step,
+                   double elapsed) {
   Pace pace;
   pace.seconds_ = seconds;
   pace.decisions_ = std::move(recorded);
+  std::vector<PaceDecision>& decisions = pace.decisions_;
+  if (decisions.empty() || decisions.back().budget == seconds) return pace;
+  std::erase_if(decisions, [&](const PaceDecision& decision) { return decision.step >= step; });
+  if (step == 0) return pace;
+  const double left = seconds - elapsed;
+  const int64_t fitting = left > 0.0 ? Fitting(left, elapsed / static_cast<double>(step)) : 0;
+  decisions.push_back({step, fitting > 0 ? elapsed / seconds : 1.0, fitting, elapsed, seconds});
   return pace;
 }
 
@@ -65,15 +104,15 @@ const PaceDecision* Pace::Observe(int64_t step, double elapsed) {
     since_elapsed = since.elapsed;
   }
   const double seconds_per_step =
-      std::max(1e-9, elapsed - since_elapsed) / static_cast<double>(step - since_step);
-  const double fitting = std::clamp((seconds_ - elapsed) / seconds_per_step, 1.0, 1e15);
-  decisions_.push_back({step, At(step).begin, std::llround(fitting), elapsed});
+      (elapsed - since_elapsed) / static_cast<double>(step - since_step);
+  decisions_.push_back(
+      {step, At(step).begin, Fitting(seconds_ - elapsed, seconds_per_step), elapsed, seconds_});
   return &decisions_.back();
 }
 
 const PaceDecision* Pace::End(int64_t step, double elapsed) {
   if (seconds_ <= 0.0 || decisions_.back().step >= step) return nullptr;
-  decisions_.push_back({step, 1.0, 0, elapsed});
+  decisions_.push_back({step, 1.0, 0, elapsed, seconds_});
   return &decisions_.back();
 }
 

@@ -6,30 +6,45 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "adder/train/learning_rate.h"
 
 namespace adder {
 
-// From `step` on, where `share` of the run was done after `elapsed` seconds, `steps_left` follow
-// (none at the run's end).
+// From `step` on, where `share` of the run was done after `elapsed` of its `budget` seconds,
+// `steps_left` follow (none at the run's end).
 struct PaceDecision {
   int64_t step = 0;
   double share = 0.0;
   int64_t steps_left = 0;
   double elapsed = 0.0;
+  double budget = 0.0;
 
   friend bool operator==(const PaceDecision&, const PaceDecision&) = default;
 };
+
+// A line of pace.jsonl: {"step":…,"share":…,"steps_left":…,"elapsed":…,"budget":…}.
+std::string ToJsonLine(const PaceDecision& decision);
+// The decisions of pace.jsonl; a last line cut short by a crash is left out. Throws kCorrupt, with
+// `source` as the file's name, for what is no decision and for steps that do not ascend.
+std::vector<PaceDecision> ParsePace(std::string_view text, const std::string& source);
 
 class Pace {
  public:
   // steps ≥ 1.
   static Pace Steps(int64_t steps);
   // `recorded`: the decisions of an earlier part of the run, by ascending step. Those ahead of the
-  // step at which it goes on are followed when it gets there.
-  static Pace Seconds(double seconds, std::vector<PaceDecision> recorded = {});
+  // step at which it goes on, after `elapsed` seconds, are followed when it gets there; unless the
+  // last was made for another budget: then they are dropped, and the rest of the run is estimated
+  // anew, elapsed / seconds of it being done.
+  static Pace Seconds(double seconds, std::vector<PaceDecision> recorded = {}, int64_t step = 0,
+                      double elapsed = 0.0);
+
+  // What was decided so far, by ascending step.
+  std::span<const PaceDecision> decisions() const { return decisions_; }
 
   // Called before each step, in order, with the seconds trained so far. Returns the decision made
   // now, to be recorded, or nullptr.

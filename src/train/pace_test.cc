@@ -6,7 +6,10 @@
 
 #include <cmath>
 #include <functional>
+#include <string>
 #include <vector>
+
+#include "adder/core/error.h"
 
 namespace adder {
 namespace {
@@ -97,6 +100,39 @@ TEST(PaceTest, TheRecordGivesTheSameRunAgain) {
     }
     EXPECT_TRUE(again.decisions.empty());
   }
+}
+
+TEST(PaceTest, AnotherBudgetDecidesAnew) {
+  const auto steady = [](int64_t) { return 0.1; };
+  const Simulation whole = Simulate(Pace::Seconds(60.0), steady);
+  const auto step = static_cast<int64_t>(whole.spans.size());
+  // More time after the end: from the share that 60 of 240 seconds are.
+  Pace longer = Pace::Seconds(240.0, whole.decisions, step, 60.0);
+  EXPECT_EQ(longer.decisions().back(),
+            (PaceDecision{step, 0.25, 1800, 60.0, 240.0}));  // 0.1 s a step for 180 s
+  const Simulation more = Simulate(longer, steady, step, 60.0);
+  EXPECT_NEAR(more.elapsed, 240.0, 1.0);
+  EXPECT_EQ(more.spans.front().begin, 0.25);
+  EXPECT_NEAR(more.spans.back().end, 1.0, 1e-12);
+  // In the middle: what was decided for later steps no longer counts.
+  const Pace shorter = Pace::Seconds(30.0, whole.decisions, 100, 10.0);
+  EXPECT_EQ(shorter.decisions().back().step, 100);
+  EXPECT_EQ(shorter.TotalSteps(100), 300);
+  // Time that is over.
+  EXPECT_TRUE(Pace::Seconds(5.0, whole.decisions, 100, 10.0).Done(100));
+  // The same budget: the record is followed.
+  const Pace same = Pace::Seconds(60.0, whole.decisions, 100, 10.0);
+  EXPECT_EQ(same.decisions().size(), whole.decisions.size());
+}
+
+TEST(PaceTest, LinesReadBack) {
+  const PaceDecision a = {2, 0.1, 40, 1.0 / 3.0, 60.0};
+  const PaceDecision b = {5, 1.0, 0, 60.5, 60.0};
+  const std::string text = ToJsonLine(a) + ToJsonLine(b);
+  EXPECT_EQ(ParsePace(text, "pace"), (std::vector{a, b}));
+  EXPECT_EQ(ParsePace(text.substr(0, text.size() - 5), "pace"), std::vector{a});
+  EXPECT_THROW(ParsePace(ToJsonLine(b) + ToJsonLine(a), "pace"), Error);
+  EXPECT_THROW(ParsePace("{}\n", "pace"), Error);
 }
 
 }  // namespace

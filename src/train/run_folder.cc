@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,16 +36,6 @@ int64_t StepOf(std::string_view name) {
   int64_t step = -1;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
   return error == std::errc() && end == name.data() + name.size() ? step : -1;
-}
-
-std::map<int64_t, fs::path> Checkpoints(const fs::path& run) {
-  std::map<int64_t, fs::path> checkpoints;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(run / kCheckpoints, error)) {
-    const int64_t step = StepOf(entry.path().filename().string());
-    if (step >= 0 && entry.is_directory(error)) checkpoints[step] = entry.path();
-  }
-  return checkpoints;
 }
 
 // Lets the link point to `target`, in one step.
@@ -84,8 +73,18 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
 
 RunFolder::~RunFolder() { close(lock_); }
 
+std::map<int64_t, fs::path> RunFolder::Checkpoints() const {
+  std::map<int64_t, fs::path> checkpoints;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(path_ / kCheckpoints, error)) {
+    const int64_t step = StepOf(entry.path().filename().string());
+    if (step >= 0 && entry.is_directory(error)) checkpoints[step] = entry.path();
+  }
+  return checkpoints;
+}
+
 fs::path RunFolder::LatestCheckpoint() const {
-  const auto checkpoints = Checkpoints(path_);
+  const auto checkpoints = Checkpoints();
   return checkpoints.empty() ? fs::path() : checkpoints.rbegin()->second;
 }
 
@@ -94,7 +93,7 @@ fs::path RunFolder::WriteCheckpoint(int64_t step, int64_t keep,
   const fs::path relative = fs::path(kCheckpoints) / fmt::format("{}{:08}", kPrefix, step);
   WriteDirectoryAtomically(path_ / relative, fill);
   ReplaceLink(path_ / kLatest, relative);
-  auto checkpoints = Checkpoints(path_);
+  auto checkpoints = Checkpoints();
   while (static_cast<int64_t>(checkpoints.size()) > keep) {
     const auto oldest = checkpoints.begin();
     // Under a temporary name first: a half-removed checkpoint must not look like one.

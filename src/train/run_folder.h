@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 
 namespace adder {
 
@@ -33,7 +34,9 @@ class RunFolder {
   std::filesystem::path loss_curve() const { return path_ / "loss.svg"; }
   std::filesystem::path model() const { return path_ / "model"; }
 
-  // The newest checkpoint, or an empty path. Checkpoints are complete or absent.
+  // All checkpoints by step. They are complete or absent.
+  std::map<int64_t, std::filesystem::path> Checkpoints() const;
+  // The newest checkpoint, or an empty path.
   std::filesystem::path LatestCheckpoint() const;
 
   // Writes checkpoints/step-N (fill writes its files), lets `latest` point to it, and then removes

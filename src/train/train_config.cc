@@ -154,7 +154,7 @@ std::vector<Field> Fields(TrainConfig& config) {
       {"optimizer.beta1", RealField{&optimizer.beta1, 0.0, 0.999999}, "decay of AdamW's mean"},
       {"optimizer.beta2", RealField{&optimizer.beta2, 0.0, 0.99999999},
        "decay of AdamW's mean square"},
-      {"optimizer.eps", RealField{&optimizer.eps, 0.0, 1.0},
+      {"optimizer.eps", RealField{&optimizer.eps, 1e-30, 1.0},
        "added to the root of the mean square"},
       {"optimizer.weight_decay", RealField{&optimizer.weight_decay, 0.0, 1e3},
        "decoupled; matrices only (not A_log, D, biases, norms)"},

@@ -13,6 +13,7 @@
 #include "adder/core/error.h"
 #include "adder/formats/safetensors.h"
 #include "adder/ops/adamw/adamw.h"
+#include "adder/train/finite.h"
 
 namespace adder {
 namespace {
@@ -78,6 +79,11 @@ Trainer::Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConf
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("the model has {} tokens, expected at least the 256 bytes",
                             model.vocab_size()));
+  }
+  // With 0 a parameter without a gradient would become 0 / 0.
+  if (!(optimizer_.eps > 0.0)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("optimizer.eps is {}, expected more than 0", optimizer_.eps));
   }
   model_.PrepareTraining();
   for (const Parameter& parameter : model_.parameters()) {
@@ -191,6 +197,14 @@ Trainer::StepResult Trainer::Step(double lr) {
   ++steps_;
   tokens_ += rows;
   return result;
+}
+
+bool Trainer::Finite() const {
+  const auto parameters = std::as_const(model_).parameters();
+  return std::all_of(parameters.begin(), parameters.end(),
+                     [](const Parameter& parameter) { return AllFinite(parameter.value); }) &&
+         std::all_of(m_.begin(), m_.end(), AllFinite) &&
+         std::all_of(v_.begin(), v_.end(), AllFinite);
 }
 
 void Trainer::Save(const std::filesystem::path& folder) const {

@@ -21,12 +21,17 @@ class Trainer {
     double gradient_norm = 0.0;  // before clipping
   };
 
-  // Model and corpus must outlive the trainer; the model's parameters have values.
+  // Model and corpus must outlive the trainer; the model's parameters have values. Throws
+  // kInvalidArgument for a config out of its range.
   Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConfig& config);
 
   // One optimizer step at learning rate `lr`. Throws kNumeric, and leaves weights, optimizer and
   // carried state as they were, when the loss or the gradient is not finite.
   StepResult Step(double lr);
+
+  // Whether all weights and all of the optimizer's numbers are finite: a step can be finite itself
+  // and still leave a number that overflows.
+  bool Finite() const;
 
   // Optimizer steps, and bytes read, so far.
   int64_t steps() const { return steps_; }

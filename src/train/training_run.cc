@@ -20,10 +20,12 @@
 #include "adder/formats/append_file.h"
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
+#include "adder/formats/safetensors.h"
 #include "adder/formats/tensorboard.h"
 #include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
 #include "adder/text/tokenizer.h"
+#include "adder/train/finite.h"
 #include "adder/train/learning_rate.h"
 #include "adder/train/pace.h"
 #include "adder/train/run_folder.h"
@@ -37,6 +39,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kTrainerFile = "trainer.json";
 constexpr int64_t kTrainerVersion = 1;
+constexpr const char* kValidationTag = "valid/bits_per_byte";
 
 double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -86,24 +89,24 @@ std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config,
   return model;
 }
 
-std::vector<PaceDecision> ReadPace(const fs::path& path, uint64_t* whole_bytes) {
-  std::vector<PaceDecision> decisions;
-  *whole_bytes = 0;
-  if (!fs::exists(path)) return decisions;
-  const std::string text = ReadFile(path);
-  for (size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n', end + 1)) {
-    const std::string_view line = std::string_view(text).substr(*whole_bytes, end - *whole_bytes);
-    const JsonObject object = JsonObject::Parse(line, path.string());
-    decisions.push_back({object.Int("step", 0), object.Double("share", 0.0, 1.0),
-                         object.Int("steps_left", 0), object.Double("elapsed", 0.0)});
-    *whole_bytes = end + 1;
+// Whether going on from the checkpoint begins with numbers.
+bool HasFiniteWeights(const fs::path& checkpoint) {
+  try {
+    const SafetensorsFile weights = SafetensorsFile::Open(checkpoint / "model.safetensors");
+    return std::all_of(weights.tensors().begin(), weights.tensors().end(),
+                       [](const auto& named) { return AllFinite(named.second); });
+  } catch (const Error&) {
+    return false;
   }
-  return decisions;
 }
 
-std::string ToJsonLine(const PaceDecision& decision) {
-  return fmt::format("{{\"step\":{},\"share\":{},\"steps_left\":{},\"elapsed\":{}}}\n",
-                     decision.step, decision.share, decision.steps_left, decision.elapsed);
+// Whether the event belongs to the run as far as it has come at `last`.
+bool IsCovered(RunPosition last, const TensorBoardEvent& event) {
+  if (event.scalars.empty()) return true;  // the file's version
+  if (event.scalars.front().tag == kValidationTag) {
+    return last.Covers(EvaluationMetrics{.step = event.step});
+  }
+  return last.Covers(StepMetrics{.step = event.step});
 }
 
 int64_t CountParameters(const LanguageModel& model) {
@@ -114,34 +117,36 @@ int64_t CountParameters(const LanguageModel& model) {
 
 class Run {
  public:
-  Run(const TrainConfig& config, Corpora& corpora, RunFolder& folder, bool resume,
-      const TrainingObserver& observer, const std::atomic<bool>* stop)
+  // `checkpoint`: what `model` was loaded from and `trainer` goes on from, or an empty path.
+  Run(const TrainConfig& config, Corpora& corpora, RunFolder& folder, fs::path checkpoint,
+      BlockLanguageModel& model, Trainer& trainer, const TrainingObserver& observer,
+      const std::atomic<bool>* stop)
       : config_(config),
         corpora_(corpora),
         folder_(folder),
         observer_(observer),
         stop_(stop),
-        checkpoint_(resume ? folder.LatestCheckpoint() : fs::path()),
-        model_(MakeModel(config, checkpoint_)),
-        trainer_(*model_, corpora.train, config) {
+        checkpoint_(std::move(checkpoint)),
+        model_(model),
+        trainer_(trainer) {
     if (corpora_.valid) {
       valid_bytes_ = corpora_.valid->bytes();
       if (config_.eval.bytes > 0) valid_bytes_ = std::min(valid_bytes_, config_.eval.bytes);
     }
     if (!checkpoint_.empty()) Restore();
     WriteFileAtomically(folder_.config(), TrainConfigToToml(config_));
-    metrics_ = std::make_unique<MetricsFile>(folder_.metrics(), trainer_.steps());
+    const RunPosition position = {trainer_.steps(), evaluated_};
+    metrics_ = std::make_unique<MetricsFile>(folder_.metrics(), position);
     for (const Metrics& metrics : metrics_->history()) {
       if (const auto* evaluation = std::get_if<EvaluationMetrics>(&metrics)) Note(*evaluation);
     }
     if (config_.output.tensorboard) {
-      tensorboard_ = std::make_unique<TensorBoardWriter>(folder_.path(), trainer_.steps());
+      tensorboard_ = std::make_unique<TensorBoardWriter>(
+          folder_.path(),
+          [&](const TensorBoardEvent& event) { return IsCovered(position, event); });
     }
-    uint64_t pace_bytes = 0;
-    std::vector<PaceDecision> recorded = ReadPace(folder_.pace(), &pace_bytes);
     if (config_.train.minutes > 0.0) {
-      pace_ = Pace::Seconds(60.0 * config_.train.minutes, std::move(recorded));
-      pace_file_ = std::make_unique<AppendFile>(folder_.pace(), pace_bytes);
+      BeginPaceByTime();
     } else {
       const int64_t per_step = config_.tokens_per_step();
       pace_ = Pace::Steps(config_.train.steps > 0
@@ -153,12 +158,12 @@ class Run {
   TrainingOutcome Finish() {
     began_ = last_checkpoint_ = Clock::now();
     if (observer_.on_start) {
-      observer_.on_start({CountParameters(*model_), corpora_.train.bytes(), valid_bytes_,
+      observer_.on_start({CountParameters(model_), corpora_.train.bytes(), valid_bytes_,
                           trainer_.steps(), checkpoint_});
     }
     const bool complete = Loop();
     TrainingOutcome outcome;
-    if (complete && valid_bytes_ == 0) WriteModel();
+    if (complete && (valid_bytes_ == 0 || !fs::exists(folder_.model()))) WriteModel();
     if (saved_step_ != trainer_.steps() || saved_evaluated_ != evaluated_) Save();
     WriteCurve();
     outcome.stopped = !complete;
@@ -208,12 +213,7 @@ class Run {
       result = trainer_.Step(lr);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kNumeric) throw;
-      throw Error(ErrorCode::kNumeric,
-                  fmt::format("{}; the step was not applied. {}; a smaller optimizer.lr may help",
-                              error.what(),
-                              checkpoint_.empty() ? std::string("There is no checkpoint yet")
-                                                  : fmt::format("The last good checkpoint is {}",
-                                                                checkpoint_.string())));
+      FailNumeric(fmt::format("{}; the step was not applied", error.what()), step + 1);
     }
     const double seconds = SecondsSince(began);
     evaluated_ = false;
@@ -277,30 +277,33 @@ class Run {
       for (int64_t i = 0; metrics.bytes < valid_bytes_; ++i) {
         const std::string_view text = corpora_.valid->document(i).substr(
             0, static_cast<size_t>(valid_bytes_ - metrics.bytes));
-        nats += MeasureBitsPerByte(*model_, tokenizer, text, options).nats;
+        nats += MeasureBitsPerByte(model_, tokenizer, text, options).nats;
         metrics.bytes += static_cast<int64_t>(text.size());
       }
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kCancelled) return false;
-      throw;
+      if (error.code() != ErrorCode::kNumeric) throw;
+      FailNumeric(fmt::format("evaluating after step {}: {}", metrics.step, error.what()),
+                  metrics.step);
     }
     metrics.bits_per_byte = nats / std::numbers::ln2 / static_cast<double>(metrics.bytes);
     metrics.elapsed = Elapsed();
+    // The model before the line that says so: a run that goes on from a line need not look again.
+    if (!best_evaluation_ || metrics.bits_per_byte < best_evaluation_->bits_per_byte) WriteModel();
+    Note(metrics);
     evaluated_ = true;
     metrics_->Write(metrics);
-    WriteEvent(metrics.step, {{"valid/bits_per_byte", static_cast<float>(metrics.bits_per_byte)}});
-    if (Note(metrics)) WriteModel();
+    WriteEvent(metrics.step, {{kValidationTag, static_cast<float>(metrics.bits_per_byte)}});
     WriteCurve();
     if (observer_.on_evaluation) observer_.on_evaluation(metrics);
     return true;
   }
 
-  // Whether the evaluation is the best so far.
-  bool Note(const EvaluationMetrics& metrics) {
+  void Note(const EvaluationMetrics& metrics) {
     last_evaluation_ = metrics;
-    if (best_evaluation_ && best_evaluation_->bits_per_byte <= metrics.bits_per_byte) return false;
-    best_evaluation_ = metrics;
-    return true;
+    if (!best_evaluation_ || metrics.bits_per_byte < best_evaluation_->bits_per_byte) {
+      best_evaluation_ = metrics;
+    }
   }
 
   void WriteEvent(int64_t step, std::vector<TensorBoardScalar> scalars) {
@@ -315,12 +318,13 @@ class Run {
         folder_.loss_curve(),
         RenderLossCurve(metrics_->history(),
                         fmt::format("{}: {} parameters", folder_.path().filename().string(),
-                                    CountParameters(*model_))));
+                                    CountParameters(model_))));
   }
 
   void WriteModel() const {
+    RequireFinite();
     WriteDirectoryAtomically(folder_.model(), [&](const fs::path& directory) {
-      SaveModel(*model_, directory, DType::kF32);
+      SaveModel(model_, directory, DType::kF32);
       ByteTokenizer().Save(directory);
     });
   }
@@ -333,7 +337,42 @@ class Run {
             SecondsSince(last_checkpoint_) >= 60.0 * options.every_minutes);
   }
 
+  // What was learned went wrong at `step`: throws with `what` and where to go on from.
+  [[noreturn]] void FailNumeric(const std::string& what, int64_t step) const {
+    std::string good = "There is no good checkpoint";
+    const auto checkpoints = folder_.Checkpoints();
+    for (auto it = checkpoints.rbegin(); it != checkpoints.rend(); ++it) {
+      if (it->first < step && HasFiniteWeights(it->second)) {
+        good = "The last good checkpoint is " + it->second.string();
+        break;
+      }
+    }
+    throw Error(ErrorCode::kNumeric,
+                fmt::format("{}. {}; a smaller optimizer.lr may help", what, good));
+  }
+
+  // Nothing that is not a number is saved.
+  void RequireFinite() const {
+    if (trainer_.Finite()) return;
+    FailNumeric(fmt::format("weights or optimizer are not finite after step {}", trainer_.steps()),
+                trainer_.steps());
+  }
+
+  // Reads the estimates of an earlier part of the run and writes those that count.
+  void BeginPaceByTime() {
+    const fs::path path = folder_.pace();
+    std::vector<PaceDecision> recorded;
+    if (fs::exists(path)) recorded = ParsePace(ReadFile(path), path.string());
+    pace_ = Pace::Seconds(60.0 * config_.train.minutes, std::move(recorded), trainer_.steps(),
+                          elapsed_before_);
+    std::string text;
+    for (const PaceDecision& decision : pace_->decisions()) text += ToJsonLine(decision);
+    WriteFileAtomically(path, text);
+    pace_file_ = std::make_unique<AppendFile>(path, text.size());
+  }
+
   void Save() {
+    RequireFinite();
     JsonValue::Object record = {{"version", kTrainerVersion},
                                 {"step", trainer_.steps()},
                                 {"tokens", trainer_.tokens()},
@@ -343,7 +382,7 @@ class Run {
     const std::string text = JsonValue(std::move(record)).ToText(2) + "\n";
     checkpoint_ = folder_.WriteCheckpoint(trainer_.steps(), config_.checkpoint.keep,
                                           [&](const fs::path& directory) {
-                                            SaveModel(*model_, directory, DType::kF32);
+                                            SaveModel(model_, directory, DType::kF32);
                                             ByteTokenizer().Save(directory);
                                             trainer_.Save(directory);
                                             WriteFileAtomically(directory / kTrainerFile, text);
@@ -377,8 +416,8 @@ class Run {
   const TrainingObserver& observer_;
   const std::atomic<bool>* stop_;
   fs::path checkpoint_;  // the newest
-  std::unique_ptr<BlockLanguageModel> model_;
-  Trainer trainer_;
+  BlockLanguageModel& model_;
+  Trainer& trainer_;
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;
   std::optional<Pace> pace_;
@@ -426,8 +465,18 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
     throw Error(ErrorCode::kNotFound,
                 fmt::format("{}: no run to go on with (config.toml is missing)", path.string()));
   }
-  RunFolder folder(path);
-  Run run(config, corpora, folder, resume, observer, stop);
+  // A start that fails leaves no folder behind: what can be wrong with model and trainer comes
+  // before it. A run that goes on has its folder, and is read under its lock.
+  std::optional<RunFolder> folder;
+  fs::path checkpoint;
+  if (resume) {
+    folder.emplace(path);
+    checkpoint = folder->LatestCheckpoint();
+  }
+  const std::unique_ptr<BlockLanguageModel> model = MakeModel(config, checkpoint);
+  Trainer trainer(*model, corpora.train, config);
+  if (!resume) folder.emplace(path);
+  Run run(config, corpora, *folder, std::move(checkpoint), *model, trainer, observer, stop);
   return run.Finish();
 }
 

@@ -61,7 +61,9 @@ struct TrainingOutcome {
 // the outcome says so.
 //
 // Throws kInvalidArgument, kNotFound, kIo, kCorrupt for config, text and folder; kNumeric when loss
-// or gradient are not finite: the step is not applied, and the message names the newest checkpoint.
+// or gradient are not finite: the step is not applied, or when weights are not: they are not saved.
+// The message names the newest checkpoint with finite weights. What fails before training begins
+// leaves no folder behind.
 TrainingOutcome RunTraining(const TrainConfig& config, const std::filesystem::path& folder,
                             bool resume, const TrainingObserver& observer = {},
                             const std::atomic<bool>* stop = nullptr);

@@ -14,14 +14,17 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <regex>
 #include <thread>
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/formats/file.h"
+#include "adder/formats/safetensors.h"
 #include "adder/formats/tensorboard.h"
 #include "adder/models/checkpoint.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -66,17 +69,10 @@ TrainConfig TinyConfig(const fs::path& text) {
 
 class TrainingRunTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) /
-              ("training_" +
-               std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    std::ofstream(folder_ / "text") << Text(600);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
+  void SetUp() override { std::ofstream(folder_ / "text") << Text(600); }
 
-  fs::path folder_;
+  TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 // What a run leaves that must be the same for the same run: weights, optimizer and carried state of
@@ -217,12 +213,14 @@ TEST(TrainingRunChild, Trains) {
   const char* folder = std::getenv(kChildFolder);
   if (folder == nullptr) GTEST_SKIP() << "started by TrainingRunTest.KilledAtAnyMoment";
   const fs::path run = fs::path(folder) / "killed";
-  RunTraining(TinyConfig(fs::path(folder) / "text"), run, fs::exists(run / "config.toml"));
+  RunTraining(ReadTrainConfig(fs::path(folder) / "child.toml"), run,
+              fs::exists(run / "config.toml"));
 }
 
-TEST_F(TrainingRunTest, KilledAtAnyMoment) {
-  RunTraining(TinyConfig(folder_ / "text"), folder_ / "whole", false);
-  ASSERT_EQ(setenv(kChildFolder, folder_.c_str(), 1), 0);
+// Trains by `config`, killed again and again, in FOLDER/killed.
+void TrainKilled(const TrainConfig& config, const fs::path& folder) {
+  WriteFileAtomically(folder / "child.toml", TrainConfigToToml(config));
+  ASSERT_EQ(setenv(kChildFolder, folder.c_str(), 1), 0);
   std::string self = fs::read_symlink("/proc/self/exe").string();
   std::string filter = "--gtest_filter=TrainingRunChild.*";
   char* arguments[] = {self.data(), filter.data(), nullptr};
@@ -251,7 +249,20 @@ TEST_F(TrainingRunTest, KilledAtAnyMoment) {
   unsetenv(kChildFolder);
   EXPECT_TRUE(done);
   EXPECT_GT(kills, 0);
-  ExpectSame(ResultOf(folder_ / "killed"), ResultOf(folder_ / "whole"));
+}
+
+TEST_F(TrainingRunTest, KilledAtAnyMoment) {
+  // With 7 the run's last checkpoint comes before its last evaluation.
+  for (const int64_t every : {3, 7}) {
+    SCOPED_TRACE(fmt::format("a checkpoint every {} steps", every));
+    TrainConfig config = TinyConfig(folder_ / "text");
+    config.checkpoint.every_steps = every;
+    fs::remove_all(folder_ / "whole");
+    fs::remove_all(folder_ / "killed");
+    RunTraining(config, folder_ / "whole", false);
+    ASSERT_NO_FATAL_FAILURE(TrainKilled(config, folder_));
+    ExpectSame(ResultOf(folder_ / "killed"), ResultOf(folder_ / "whole"));
+  }
 }
 
 TEST_F(TrainingRunTest, ATimeBudgetEndsAnnealedAndRepeatsByItsRecord) {
@@ -280,29 +291,98 @@ TEST_F(TrainingRunTest, ATimeBudgetEndsAnnealedAndRepeatsByItsRecord) {
   ExpectSame(ResultOf(run), whole);
 }
 
-TEST_F(TrainingRunTest, NumbersThatRunAwayStopTheRun) {
+TEST_F(TrainingRunTest, AFinishedRunGoesOnWithAnotherBudgetOfTime) {
   TrainConfig config = TinyConfig(folder_ / "text");
-  config.optimizer.lr = 1e2;
-  config.optimizer.weight_decay = 0.0;
-  config.optimizer.eps = 0.0;
-  config.optimizer.clip = 0.0;
-  config.schedule.warmup = 0.0;
-  config.schedule.kind = ScheduleKind::kConstant;
-  config.checkpoint.every_steps = 1;
-  config.train.steps = 1000;
+  config.train.steps = 0;
+  config.train.minutes = 0.005;
   const fs::path run = folder_ / "run";
-  int64_t steps = 0;
+  const TrainingOutcome first = RunTraining(config, run, false);
+  EXPECT_EQ(RunTraining(config, run, true).steps, first.steps);
+  config.train.minutes = 0.02;
+  double share = 1.0;
   TrainingObserver observer;
-  observer.on_step = [&](const TrainingProgress& progress) { steps = progress.metrics.step; };
-  const Error error = ErrorOf([&] { RunTraining(config, run, false, observer); });
-  EXPECT_EQ(error.code(), ErrorCode::kNumeric);
-  EXPECT_THAT(error.what(), AllOf(HasSubstr(fmt::format("of step {} is", steps + 1)),
-                                  HasSubstr("the step was not applied")));
-  if (steps > 0) {
-    EXPECT_THAT(error.what(), HasSubstr(fmt::format("checkpoints/step-{:08}", steps)));
-    // Going on meets the same number at the same step.
-    EXPECT_STREQ(ErrorOf([&] { RunTraining(config, run, true); }).what(), error.what());
+  observer.on_step = [&](const TrainingProgress& progress) {
+    share = std::min(share, progress.share);
+  };
+  const TrainingOutcome second = RunTraining(config, run, true, observer);
+  EXPECT_GT(second.steps, first.steps);
+  EXPECT_GE(second.elapsed, 1.0);
+  EXPECT_LT(share, 0.9);  // it went on from where the time stood, about a quarter
+  // Less time than has passed: nothing is left to do.
+  config.train.minutes = 0.01;
+  EXPECT_EQ(RunTraining(config, run, true).steps, second.steps);
+}
+
+// After four good steps the rate becomes so large that the fifth leaves weights that are no
+// numbers, although its own loss and gradient are finite.
+class RunawayTest : public TrainingRunTest {
+ protected:
+  void SetUp() override {
+    TrainingRunTest::SetUp();
+    config_.schedule.kind = ScheduleKind::kConstant;
+    config_.schedule.warmup = 0.0;
+    config_.checkpoint.every_steps = 1;
+    config_.checkpoint.keep = 100;
+    config_.eval.every = 0;
+    config_.train.steps = 4;
+    RunTraining(config_, run_, false);
+    config_.train.steps = 20;
+    config_.optimizer.lr = 1e39;
   }
+
+  void ExpectStopped(const std::string& what) {
+    const Error error = ErrorOf([&] { RunTraining(config_, run_, true); });
+    EXPECT_EQ(error.code(), ErrorCode::kNumeric);
+    EXPECT_THAT(error.what(), AllOf(HasSubstr(what), HasSubstr("The last good checkpoint is"),
+                                    HasSubstr("checkpoints/step-00000004; ")));
+    EXPECT_FALSE(fs::exists(run_ / "checkpoints/step-00000006"));
+  }
+
+  TrainConfig config_ = TinyConfig(folder_ / "text");
+  const fs::path run_ = folder_ / "run";
+};
+
+TEST_F(RunawayTest, WeightsThatAreNoNumbersAreNotSaved) {
+  ExpectStopped("not finite after step 5");
+  EXPECT_FALSE(fs::exists(run_ / "checkpoints/step-00000005"));
+  EXPECT_EQ(fs::read_symlink(run_ / "latest").filename(), "step-00000004");
+}
+
+TEST_F(RunawayTest, TheStepThatMeetsThemIsNotApplied) {
+  config_.checkpoint.every_steps = 100;
+  ExpectStopped("of step 6 is");
+  // Going on meets the same number at the same step.
+  ExpectStopped("the step was not applied");
+}
+
+TEST_F(RunawayTest, TheEvaluationThatMeetsThemSaysSo) {
+  config_.checkpoint.every_steps = 100;
+  config_.eval.every = 5;
+  ExpectStopped("evaluating after step 5: ");
+}
+
+TEST_F(RunawayTest, ABadCheckpointIsNotCalledGood) {
+  config_.optimizer.lr = 1e-3;
+  config_.train.steps = 5;
+  RunTraining(config_, run_, true);
+  const fs::path weights = run_ / "checkpoints/step-00000005/model.safetensors";
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  const SafetensorsFile good = SafetensorsFile::Open(weights);
+  for (const auto& [name, tensor] : good.tensors()) {
+    tensors.emplace_back(name, tensor.Clone());
+  }
+  tensors.front().second.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  WriteSafetensors(weights, tensors);
+  config_.train.steps = 20;
+  ExpectStopped("of step 6 is");
+}
+
+TEST_F(TrainingRunTest, EpsilonMustBePositive) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.optimizer.eps = 0.0;
+  EXPECT_THAT(ErrorOf([&] { RunTraining(config, folder_ / "run", false); }).what(),
+              HasSubstr("optimizer.eps is 0"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 // A file size limit stands in for a full disk: writes fail in the same places with another errno.
@@ -327,6 +407,63 @@ TEST_F(TrainingRunTest, AFullDiskLeavesTheOldCheckpoint) {
   EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 1);
   RunTraining(config, run, true);
   ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+}
+
+// The model that the last evaluation found best cannot be written: the run fails, and goes on to
+// write it.
+TEST_F(TrainingRunTest, ADiskFullInTheLastEvaluationDoesNotLoseTheModel) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.checkpoint.every_steps = 7;
+  config.eval.every = 0;
+  RunTraining(config, folder_ / "whole", false);
+  const fs::path run = folder_ / "run";
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit old = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  TrainingObserver observer;
+  observer.on_evaluating = [&](int64_t, int64_t) {
+    // Room for a line of metrics, not for the weights.
+    const rlimit full = {8192, old.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+  };
+  const Error error = ErrorOf([&] { RunTraining(config, run, false, observer); });
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_FALSE(fs::exists(run / "model"));
+  EXPECT_FALSE(RunTraining(config, run, true).model.empty());
+  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+}
+
+// Killed after the last evaluation and before the checkpoint that knows of it.
+TEST_F(TrainingRunTest, AnEvaluationThatNoCheckpointKnowsOfIsMadeAgain) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.checkpoint.every_steps = 7;
+  RunTraining(config, folder_ / "whole", false);
+  const fs::path run = folder_ / "run";
+  TrainingObserver observer;
+  observer.on_evaluation = [&](const EvaluationMetrics& evaluation) {
+    if (evaluation.step == 14) throw Error(ErrorCode::kIo, "killed");
+  };
+  EXPECT_STREQ(ErrorOf([&] { RunTraining(config, run, false, observer); }).what(), "killed");
+  fs::remove_all(run / "model");
+  RunTraining(config, run, true);
+  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+  int64_t evaluations = 0;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    if (!entry.path().filename().string().starts_with("events.out")) continue;
+    for (const auto& event : ParseTensorBoardEvents(ReadFile(entry.path()), nullptr)) {
+      evaluations += event.scalars.front().tag.starts_with("valid/");
+    }
+  }
+  EXPECT_EQ(evaluations, 4);  // after steps 4, 8, 12 and 14
+}
+
+TEST_F(TrainingRunTest, AStartThatFailsLeavesNoFolder) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.model.checkpoint = (folder_ / "no model").string();
+  EXPECT_THAT(ErrorOf([&] { RunTraining(config, folder_ / "run", false); }).what(),
+              HasSubstr("no model"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 TEST_F(TrainingRunTest, FoldersAndTextsThatDoNotFitAreNamed) {
