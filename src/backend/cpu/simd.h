@@ -328,6 +328,18 @@ ADDER_SIMD F32 DotPairs(U32 a, U32 b, F32 sum) {
 #endif
 }
 
+// 2·kLanes f32 as pairs of bf16, in order.
+ADDER_SIMD U32 ToPairs(F32 low, F32 high) {
+#if defined(__AVX512BF16__)
+  return (U32)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+#else
+  const U16 halves[2] = {ToBFloat16Bits(low), ToBFloat16Bits(high)};
+  U32 pairs;
+  __builtin_memcpy(&pairs, halves, sizeof(pairs));
+  return pairs;
+#endif
+}
+
 // ---- Lanes --------------------------------------------------------------------------------------
 // In blocks of kStride lanes: a's even blocks with b's even blocks in place of a's odd ones, and
 // b's odd blocks with a's odd blocks in place of b's even ones. With kStride 2 and lanes

@@ -29,14 +29,16 @@ void CheckTokens(const ArgumentCheck& check, const Tensor& tokens, int64_t vocab
 }  // namespace
 
 void CheckEmbedding(const Tensor& tokens, const Tensor& W, const Tensor& y,
-                    std::initializer_list<DType> activations) {
+                    std::initializer_list<DType> weights) {
   const ArgumentCheck check(kOp, W.device());
   check.Rank(W, "W", 2);
-  check.Rows(W, "W", activations, W.shape());
+  check.Rows(W, "W", weights, W.shape());
   CheckTokens(check, tokens, W.dim(0));
   const Shape shape = {tokens.dim(0), W.dim(1)};
   if (W.dtype() == DType::kBF16 || W.dtype() == DType::kF16) {
     check.Rows(y, "y", {W.dtype(), DType::kF32}, shape);
+  } else if (IsQuantized(W.dtype())) {
+    check.Rows(y, "y", {DType::kF32}, shape);
   } else {
     check.Rows(y, "y", {W.dtype()}, shape);
   }
@@ -52,7 +54,9 @@ void CheckEmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor
 }
 
 void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
-  CheckEmbedding(tokens, W, y, {DType::kF32, DType::kBF16, DType::kF16});
+  CheckEmbedding(tokens, W, y,
+                 {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
+                  DType::kQ6_K});
   if (W.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, W.device());
   cpu::Embedding(tokens, W, y);
 }

@@ -5,9 +5,10 @@
 
 namespace adder {
 
-// tokens: i32 [rows], each in [0, vocab); W: [vocab, D], f32, bf16 or f16 (the reference: f64);
-// y: [rows, D], f32 or W's dtype. Throws kInvalidArgument when shapes or dtypes disagree or a token
-// is outside the vocabulary, kUnsupported for a device without this operator.
+// tokens: i32 [rows], each in [0, vocab); W: [vocab, D], f32, bf16, f16 (the reference: f64) or
+// quantized; y: [rows, D], f32 or, unless that is quantized, W's dtype. Throws kInvalidArgument
+// when shapes or dtypes disagree or a token is outside the vocabulary, kUnsupported for a device
+// without this operator.
 void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y);
 // dy: [rows, D], y's dtype. dW: f32 [vocab, D], added to; rows with equal tokens are added in row
 // order, so that the result does not depend on the number of threads.

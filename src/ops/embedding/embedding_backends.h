@@ -9,9 +9,9 @@
 namespace adder {
 
 // Throw kInvalidArgument unless all tensors agree and every token is in the vocabulary.
-// `activations`: dtypes that W may have (y too, or f32); `gradient`: the dtype of dW.
+// `weights`: dtypes that W may have; `activations`: those of dy; `gradient`: the dtype of dW.
 void CheckEmbedding(const Tensor& tokens, const Tensor& W, const Tensor& y,
-                    std::initializer_list<DType> activations);
+                    std::initializer_list<DType> weights);
 void CheckEmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW,
                             std::initializer_list<DType> activations, DType gradient);
 

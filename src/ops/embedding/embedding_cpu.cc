@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "adder/backend/cpu/parallel.h"
+#include "adder/backend/cpu/unpack_kernel.h"
 #include "adder/ops/embedding/embedding_backends.h"
 #include "adder/ops/embedding/embedding_kernel.h"
 
@@ -15,7 +16,7 @@ constexpr int64_t kThreadElements = 32768;
 constexpr int64_t kChannelBlock = 16;
 
 std::byte* RowPointer(const Tensor& matrix, int64_t row) {
-  return static_cast<std::byte*>(matrix.raw()) + row * matrix.stride(0) * DTypeSize(matrix.dtype());
+  return static_cast<std::byte*>(matrix.raw()) + row * DTypeBytes(matrix.dtype(), matrix.stride(0));
 }
 
 }  // namespace
@@ -24,7 +25,7 @@ void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
   const int64_t channels = W.dim(1);
   if (channels == 0) return;
   const auto* token = tokens.data<int32_t>();
-  const auto row_bytes = static_cast<size_t>(channels * DTypeSize(W.dtype()));
+  const auto row_bytes = static_cast<size_t>(DTypeBytes(W.dtype(), channels));
   ParallelFor(tokens.dim(0), kThreadElements / channels,
               [&](int64_t begin, int64_t end, int /*thread*/) {
                 if (W.dtype() == y.dtype()) {
@@ -33,16 +34,13 @@ void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
                   }
                   return;
                 }
-                EmbeddingArguments arguments;
-                arguments.tokens = token + begin;
-                arguments.W = W.raw();
-                arguments.W_dtype = W.dtype();
-                arguments.W_stride = W.stride(0);
-                arguments.y = y.data<float>() + begin * y.stride(0);
-                arguments.y_stride = y.stride(0);
-                arguments.rows = end - begin;
-                arguments.channels = channels;
-                EmbeddingKernel(arguments);
+                for (int64_t t = begin; t < end; ++t) {
+                  UnpackRows({.W = RowPointer(W, token[t]),
+                              .W_dtype = W.dtype(),
+                              .to = RowPointer(y, t),
+                              .rows = 1,
+                              .K = channels});
+                }
               });
 }
 

@@ -1,22 +1,10 @@
-// embedding: rows copied and widened, or added up.
+// embedding backward: rows added up.
 #include "adder/ops/embedding/embedding_kernel.h"
 
 #include "adder/backend/cpu/simd.h"
 
 namespace adder::cpu::ADDER_ISA {
 namespace {
-
-template <class T>
-void Forward(const EmbeddingArguments& a) {
-  for (int64_t t = 0; t < a.rows; ++t) {
-    const T* from = static_cast<const T*>(a.W) + a.tokens[t] * a.W_stride;
-    float* to = a.y + t * a.y_stride;
-    int64_t d = 0;
-    for (; d + kLanes <= a.channels; d += kLanes) Store(Load(from + d), to + d);
-    const int64_t rest = a.channels - d;
-    if (rest > 0) StorePartial(LoadPartial(from + d, rest), to + d, rest);
-  }
-}
 
 template <class T>
 void Backward(const EmbeddingBackwardArguments& a) {
@@ -33,17 +21,6 @@ void Backward(const EmbeddingBackwardArguments& a) {
 }
 
 }  // namespace
-
-void EmbeddingKernel(const EmbeddingArguments& arguments) {
-  switch (arguments.W_dtype) {
-    case DType::kBF16:
-      return Forward<BFloat16>(arguments);
-    case DType::kF16:
-      return Forward<Half>(arguments);
-    default:
-      return Forward<float>(arguments);
-  }
-}
 
 void EmbeddingBackwardKernel(const EmbeddingBackwardArguments& arguments) {
   switch (arguments.dy_dtype) {

@@ -1,4 +1,5 @@
-// embedding on raw pointers: the kernels compiled once per CPU instruction set.
+// embedding's backward on raw pointers: the kernel compiled once per CPU instruction set. (Forward
+// copies or unpacks rows, backend/cpu/unpack_kernel.h.)
 #pragma once
 
 #include <cstdint>
@@ -7,18 +8,6 @@
 #include "adder/core/dtype.h"
 
 namespace adder::cpu {
-
-// y[t] = W[tokens[t]], widened to f32; rows are `*_stride` elements apart.
-struct EmbeddingArguments {
-  const int32_t* tokens = nullptr;
-  const void* W = nullptr;
-  DType W_dtype = DType::kF32;
-  int64_t W_stride = 0;
-  float* y = nullptr;
-  int64_t y_stride = 0;
-  int64_t rows = 0;
-  int64_t channels = 0;
-};
 
 // dW[tokens[t]] += dy[t], rows in order.
 struct EmbeddingBackwardArguments {
@@ -35,5 +24,4 @@ struct EmbeddingBackwardArguments {
 
 }  // namespace adder::cpu
 
-ADDER_CPU_KERNEL(EmbeddingKernel, EmbeddingArguments)
 ADDER_CPU_KERNEL(EmbeddingBackwardKernel, EmbeddingBackwardArguments)

@@ -69,6 +69,23 @@ TEST(EmbeddingCpu, LooksUpExactly) {
   });
 }
 
+TEST(EmbeddingCpu, LooksUpQuantizedRows) {
+  ForEveryInstructionSet([] {
+    Random random(5);
+    for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+      const Tensor W = RandomNormal(random, {11, 512}).To(DType::kF32).To(dtype);
+      const Tensor tokens = RandomTokens(random, 77, 11);
+      const Tensor y = test::WithRowGap(Tensor::Zeros({77, 512}, DType::kF32), 2);
+      Embedding(tokens, W, y);
+      const Tensor expected = Tensor::Empty({77, 512}, DType::kF64);
+      reference::Embedding(tokens, W.To(DType::kF64), expected);
+      EXPECT_TRUE(test::Near(y, expected, 0)) << DTypeName(dtype);
+      EXPECT_THAT(ErrorOf([&] { Embedding(tokens, W, y.To(DType::kBF16)); }),
+                  HasSubstr("expected f32 [77, 512]"));
+    }
+  });
+}
+
 TEST(EmbeddingCpu, BackwardAddsInRowOrder) {
   ForEveryInstructionSet([] {
     Random random(3);

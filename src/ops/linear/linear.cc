@@ -10,21 +10,26 @@ namespace {
 constexpr const char* kOp = "linear";
 constexpr const char* kBackwardOp = "linear backward";
 
+constexpr std::initializer_list<DType> kActivations = {DType::kF32, DType::kBF16, DType::kF16};
+constexpr std::initializer_list<DType> kWeights = {
+    DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K};
+
 // x: [rows, K] and W: [N, K].
 void CheckOperands(const ArgumentCheck& check, const Tensor& x, const Tensor& W,
-                   std::initializer_list<DType> operands) {
+                   std::initializer_list<DType> activations, std::initializer_list<DType> weights) {
   check.Rank(x, "x", 2);
   check.Rank(W, "W", 2);
-  check.Rows(x, "x", operands, x.shape());
-  check.Rows(W, "W", {x.dtype()}, {W.dim(0), x.dim(1)});
+  check.Rows(x, "x", activations, x.shape());
+  check.Rows(W, "W", weights, {W.dim(0), x.dim(1)});
 }
 
 }  // namespace
 
 void CheckLinear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y,
-                 std::initializer_list<DType> operands, DType sums) {
+                 std::initializer_list<DType> activations, std::initializer_list<DType> weights,
+                 DType sums) {
   const ArgumentCheck check(kOp, x.device());
-  CheckOperands(check, x, W, operands);
+  CheckOperands(check, x, W, activations, weights);
   check.OptionalDense(bias, "bias", {sums}, {W.dim(0)});
   check.Rows(y, "y", {x.dtype(), sums}, {x.dim(0), W.dim(0)});
 }
@@ -33,7 +38,10 @@ void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                          const LinearGradients& gradients, std::initializer_list<DType> operands,
                          DType sums) {
   const ArgumentCheck check(kBackwardOp, x.device());
-  CheckOperands(check, x, W, operands);
+  if (W.defined() && IsQuantized(W.dtype())) {
+    check.Fail("W is " + W.ToString() + ": quantized weights are for inference, not for training");
+  }
+  CheckOperands(check, x, W, operands, {x.dtype()});
   check.Rows(dy, "dy", {x.dtype(), sums}, {x.dim(0), W.dim(0)});
   check.OptionalRows(gradients.dx, "dx", {x.dtype()}, x.shape());
   check.OptionalRows(gradients.dW, "dW", {sums}, W.shape());
@@ -41,14 +49,14 @@ void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
 }
 
 void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
-  CheckLinear(x, W, bias, y, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
+  CheckLinear(x, W, bias, y, kActivations, kWeights, DType::kF32);
   if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, x.device());
   cpu::Linear(x, W, bias, y);
 }
 
 void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                     const LinearGradients& gradients) {
-  CheckLinearBackward(x, W, dy, gradients, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
+  CheckLinearBackward(x, W, dy, gradients, kActivations, DType::kF32);
   if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, x.device());
   cpu::LinearBackward(x, W, dy, gradients);
 }

@@ -1,9 +1,14 @@
 // linear: y = x · Wᵀ + bias, the matrix product of every projection.
 //
-// x: [rows, K], W: [N, K] (as the checkpoints store it), y: [rows, N]. x and W share a dtype (f32,
-// bf16 or f16; the reference: f64), y has that dtype or f32, accumulation is f32. bias is f32 [N].
-// Rows of x and y may be strided. Many rows are oneDNN's work; few rows (decoding) stream W once
-// through a kernel of our own.
+// x: [rows, K], W: [N, K] (as the checkpoints store it), y: [rows, N]. x is f32, bf16 or f16 (the
+// reference: x and W f64), y has its dtype or f32. W has any of these, whatever x has, or is
+// quantized (core/quantization.h). bias is f32 [N]. Rows of x, y and W may be strided.
+//
+// Sums are formed in f32. Products are of f32 values that x and W are widened to, exactly, but
+// where x is bf16 and W not f32: there, on machines with bf16 products, W too is rounded to bf16 (a
+// relative error of 2⁻⁹ at most for each weight, of the kind that x has already). Few rows
+// (decoding) read W once, through a kernel of our own that unpacks it in registers; many rows are
+// oneDNN's work.
 #pragma once
 
 #include "adder/core/tensor.h"
@@ -22,7 +27,8 @@ struct LinearGradients {
   Tensor dbias = {};           // f32 [N], added to: Σ_rows dy
 };
 
-// dy: [rows, N], y's dtype.
+// dy: [rows, N], y's dtype. x and W share a dtype, which is not quantized: kInvalidArgument
+// otherwise.
 void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                     const LinearGradients& gradients);
 

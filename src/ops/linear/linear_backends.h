@@ -8,10 +8,12 @@
 
 namespace adder {
 
-// Throw kInvalidArgument unless all tensors agree. `operands`: dtypes that x and W may have;
-// `sums`: the dtype of biases and of dW, which y may have too.
+// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that x and W
+// may have; `operands`: dtypes that both may have; `sums`: the dtype of biases and of dW, which y
+// may have too.
 void CheckLinear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y,
-                 std::initializer_list<DType> operands, DType sums);
+                 std::initializer_list<DType> activations, std::initializer_list<DType> weights,
+                 DType sums);
 void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                          const LinearGradients& gradients, std::initializer_list<DType> operands,
                          DType sums);

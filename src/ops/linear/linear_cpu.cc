@@ -3,45 +3,94 @@
 
 #include "adder/backend/cpu/matmul.h"
 #include "adder/backend/cpu/parallel.h"
+#include "adder/backend/cpu/unpack_kernel.h"
 #include "adder/ops/linear/linear_backends.h"
 #include "adder/ops/linear/linear_kernel.h"
 
 namespace adder::cpu {
 namespace {
 
-// Up to how many rows the kernel is faster than oneDNN, whose way with f16 leads through f32.
-// Measured with linear_bench on a Zen 4 core: at 16 rows they are equal in f32 and bf16; in f16 the
-// kernel still leads at 64.
-int64_t FewRows(DType dtype) { return dtype == DType::kF16 ? 64 : 16; }
+// Up to how many rows the kernel is faster than oneDNN, which takes f32 and bf16 as they are and
+// all else once it is unpacked. Measured with linear_bench on a Zen 4 core.
+int64_t FewRows(DType x, DType W) { return x == W && W != DType::kF16 ? 16 : 64; }
 // Elements of W that are worth a thread.
 constexpr int64_t kGrainElements = 8192;
+// Elements of W that are unpacked at once for oneDNN: they stay in the last-level cache.
+constexpr int64_t kUnpackedElements = int64_t{1} << 20;
+
+int64_t RowBytes(const Tensor& W) { return DTypeBytes(W.dtype(), W.stride(0)); }
+
+// x as f32, but for the products that the kernel, or oneDNN, forms of bf16.
+Tensor Operand(const Tensor& x, const Tensor& W) {
+  const bool pairs = x.dtype() == DType::kBF16 &&
+                     (W.dtype() == DType::kBF16 || (W.dtype() != DType::kF32 && HasPairProducts()));
+  if (pairs || x.dtype() == DType::kF32) return x;
+  const Tensor wide = Tensor::Empty(x.shape(), DType::kF32);
+  ParallelFor(x.dim(0), std::max<int64_t>(1, 16384 / x.dim(1)),
+              [&](int64_t begin, int64_t end, int) {
+                UnpackRows({.W = x.Rows(begin, end - begin).raw(),
+                            .W_dtype = x.dtype(),
+                            .W_row_bytes = RowBytes(x),
+                            .to = wide.Rows(begin, end - begin).raw(),
+                            .to_stride = x.dim(1),
+                            .rows = end - begin,
+                            .K = x.dim(1)});
+              });
+  return wide;
+}
+
+// Blocks of rows of W, unpacked to x's dtype, through oneDNN.
+void MultiplyUnpacked(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
+  const int64_t N = W.dim(0);
+  const int64_t K = W.dim(1);
+  const int64_t block = std::min(N, std::max<int64_t>(64, kUnpackedElements / K));
+  const Tensor unpacked = Tensor::Empty({block, K}, x.dtype());
+  for (int64_t n = 0; n < N; n += block) {
+    const int64_t count = std::min(block, N - n);
+    ParallelFor(count, std::max<int64_t>(1, kGrainElements / K),
+                [&](int64_t begin, int64_t end, int) {
+                  UnpackRows({.W = W.Rows(n + begin, end - begin).raw(),
+                              .W_dtype = W.dtype(),
+                              .W_row_bytes = RowBytes(W),
+                              .to = unpacked.Rows(begin, end - begin).raw(),
+                              .to_dtype = x.dtype(),
+                              .to_stride = K,
+                              .rows = end - begin,
+                              .K = K});
+                });
+    MatMul(x, unpacked.Rows(0, count), bias ? bias.Slice(0, n, count) : Tensor(),
+           y.Columns(n, count), {.transpose_B = true});
+  }
+}
 
 }  // namespace
 
-void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
-  const int64_t rows = x.dim(0);
-  const int64_t K = x.dim(1);
+void Linear(const Tensor& x_any, const Tensor& W, const Tensor& bias, const Tensor& y) {
+  const int64_t rows = x_any.dim(0);
+  const int64_t K = x_any.dim(1);
   if (y.elements() == 0) return;
-  if (rows > FewRows(x.dtype())) {
-    MatMul(x, W, bias, y, {.transpose_B = true});
-    return;
+  if (K == 0) return MatMul(x_any, W.To(x_any.dtype()), bias, y, {.transpose_B = true});
+  const Tensor x = Operand(x_any, W);
+  if (rows > FewRows(x_any.dtype(), W.dtype())) {
+    if (x.dtype() == W.dtype()) return MatMul(x, W, bias, y, {.transpose_B = true});
+    return MultiplyUnpacked(x, W, bias, y);
   }
-  ParallelFor(W.dim(0), kGrainElements / std::max<int64_t>(1, K),
-              [&](int64_t begin, int64_t end, int) {
-                LinearKernel({.dtype = x.dtype(),
-                              .x = x.raw(),
-                              .x_stride = x.stride(0),
-                              .W = W.raw(),
-                              .W_stride = W.stride(0),
-                              .bias = bias ? bias.data<float>() : nullptr,
-                              .y = y.raw(),
-                              .y_dtype = y.dtype(),
-                              .y_stride = y.stride(0),
-                              .rows = rows,
-                              .K = K,
-                              .begin = begin,
-                              .end = end});
-              });
+  ParallelFor(W.dim(0), kGrainElements / K, [&](int64_t begin, int64_t end, int) {
+    LinearKernel({.x = x.raw(),
+                  .x_dtype = x.dtype(),
+                  .x_stride = x.stride(0),
+                  .W = W.raw(),
+                  .W_dtype = W.dtype(),
+                  .W_row_bytes = RowBytes(W),
+                  .bias = bias ? bias.data<float>() : nullptr,
+                  .y = y.raw(),
+                  .y_dtype = y.dtype(),
+                  .y_stride = y.stride(0),
+                  .rows = rows,
+                  .K = K,
+                  .begin = begin,
+                  .end = end});
+  });
 }
 
 void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,

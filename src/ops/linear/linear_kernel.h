@@ -11,21 +11,29 @@ namespace adder::cpu {
 // y[t, n] = Σ_k x[t, k] · W[n, k] + bias[n] for all rows t and for outputs n in [begin, end).
 // W is read from memory once, whatever the number of rows. An element's bits depend neither on the
 // range of outputs nor on the other rows.
+//
+// x is f32: W's elements are widened to f32. x is bf16: W's elements are rounded to bf16, two
+// products are summed by one instruction; W is bf16 then, or anything but f32 where
+// HasPairProducts().
 struct LinearArguments {
-  DType dtype = DType::kF32;  // of x and W
   const void* x = nullptr;
+  DType x_dtype = DType::kF32;
   int64_t x_stride = 0;
   const void* W = nullptr;
-  int64_t W_stride = 0;
+  DType W_dtype = DType::kF32;
+  int64_t W_row_bytes = 0;      // from one row to the next
   const float* bias = nullptr;  // may be null
   void* y = nullptr;
-  DType y_dtype = DType::kF32;  // dtype, or f32
+  DType y_dtype = DType::kF32;  // f32, bf16 or f16
   int64_t y_stride = 0;
   int64_t rows = 0;
   int64_t K = 0;
   int64_t begin = 0;
   int64_t end = 0;
 };
+
+// Whether the active instruction set multiplies pairs of bf16.
+inline bool HasPairProducts() { return ActiveInstructionSet() == InstructionSet::kX86V4Bf16; }
 
 // dbias[n] += Σ_t dy[t, n] for outputs n in [begin, end).
 struct LinearBiasGradientArguments {

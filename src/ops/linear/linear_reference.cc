@@ -4,7 +4,7 @@
 namespace adder::reference {
 
 void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
-  CheckLinear(x, W, bias, y, {DType::kF64}, DType::kF64);
+  CheckLinear(x, W, bias, y, {DType::kF64}, {DType::kF64}, DType::kF64);
   for (int64_t t = 0; t < x.dim(0); ++t) {
     const double* x_row = x.data<double>() + t * x.stride(0);
     for (int64_t n = 0; n < W.dim(0); ++n) {

@@ -2,6 +2,8 @@
 // rows that lie apart, every instruction set.
 #include "adder/ops/linear/linear.h"
 
+#include <gmock/gmock.h>
+
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
 #include "adder/ops/operator_test.h"
@@ -95,6 +97,65 @@ TEST(LinearTest, AgreesWithTheReference) {
   });
 }
 
+// Every dtype of weights with every dtype of activations, against dequantize-then-multiply. With
+// pairs of bf16 W is rounded to bf16: an error of 2⁻⁹ at most for each weight, at random 2⁻⁹/√3 of
+// the root of the sum of squares of the products.
+void CompareMixed(Random& random, const Case& c, DType x_dtype, DType W_dtype, DType y_dtype,
+                  bool strided) {
+  const Problem p(random, c);
+  const Tensor packed = p.W.To(DType::kF32).To(W_dtype);
+  const Tensor expected = Tensor::Empty({c.rows, c.N}, DType::kF64);
+  reference::Linear(RoundedTo(x_dtype, p.x), packed.To(DType::kF64), RoundedTo(DType::kF32, p.bias),
+                    expected);
+  Tensor x = p.x.To(x_dtype);
+  Tensor W = packed;
+  Tensor y = Tensor::Zeros(expected.shape(), y_dtype);
+  if (strided) {
+    x = WithRowGap(x, 3);
+    y = WithRowGap(y, 1);
+    const Tensor apart = Tensor::Zeros({c.N, 2, c.K}, W_dtype);
+    apart.Slice(1, 1, 1).CopyFrom(W.Reshape({c.N, 1, c.K}));
+    // Rows of twice the length, of which the second halves are the weights: [2N, K] by twos.
+    W = apart;
+  }
+  const bool rounds = x_dtype == DType::kBF16 && W_dtype != DType::kF32 && W_dtype != DType::kBF16;
+  const double tolerance = std::max(Tolerance(y_dtype), rounds ? 1.0 / 256 : 0.0);
+  if (strided) {
+    for (int64_t n = 0; n < c.N; ++n) {
+      Linear(x, W.Rows(n, 1).Slice(1, 1, 1).Reshape({1, c.K}),
+             p.bias.Slice(0, n, 1).To(DType::kF32), y.Columns(n, 1));
+    }
+  } else {
+    Linear(x, W, AsType(DType::kF32, p.bias), y);
+  }
+  EXPECT_TRUE(Near(y, expected, tolerance))
+      << x.ToString() << " " << packed.ToString() << " " << DTypeName(y_dtype) << " " << strided;
+}
+
+TEST(LinearTest, MixedAndQuantizedWeightsAgreeWithTheReference) {
+  Random random(7);
+  test::ForEveryInstructionSet([&] {
+    for (const DType x_dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      for (const DType W_dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0,
+                                  DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+        // K: whole blocks; more than a panel is deep; for floats any.
+        for (const Case& c : {Case{1, 256, 9}, Case{2, 512, 7}, Case{3, 256, 5}, Case{4, 256, 13},
+                              Case{5, 1280, 14}, Case{16, 256, 20}, Case{23, 2304, 7},
+                              Case{67, 256, 9}, Case{130, 512, 11}}) {
+          CompareMixed(random, c, x_dtype, W_dtype, c.rows % 2 == 0 ? x_dtype : DType::kF32, false);
+        }
+        if (!IsQuantized(W_dtype)) {
+          for (const Case& c :
+               {Case{1, 17, 9}, Case{4, 45, 6}, Case{7, 1100, 8}, Case{70, 33, 3}}) {
+            CompareMixed(random, c, x_dtype, W_dtype, DType::kF32, false);
+          }
+        }
+        CompareMixed(random, {9, 256, 3}, x_dtype, W_dtype, x_dtype, true);
+      }
+    }
+  });
+}
+
 // Blocks of f16 that are converted have edges at multiples of 1024.
 TEST(LinearTest, AgreesAcrossBlocksOfConvertedOperands) {
   Random random(3);
@@ -178,20 +239,34 @@ TEST(LinearTest, FewRowsHaveTheSameBitsAloneAndTogether) {
     ~RestoreThreads() { cpu::SetThreadCount(threads); }
   } restore;
   Random random(6);
-  const Problem p(random, {8, 300, 203});
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const Tensor x = p.x.To(dtype);
-    const Tensor W = p.W.To(dtype);
+  const auto compare = [&](const Tensor& x, const Tensor& W) {
     cpu::SetThreadCount(1);
-    const Tensor together = Tensor::Empty({8, 203}, DType::kF32);
+    const int64_t N = W.dim(0);
+    const Tensor together = Tensor::Empty({x.dim(0), N}, DType::kF32);
     Linear(x, W, Tensor(), together);
     cpu::SetThreadCount(3);
-    for (int64_t t = 0; t < 8; ++t) {
-      const Tensor alone = Tensor::Empty({1, 203}, DType::kF32);
-      Linear(x.Rows(t, 1), W, Tensor(), alone);
-      EXPECT_TRUE(SameBits(alone, together.Rows(t, 1))) << DTypeName(dtype) << " row " << t;
+    for (const int64_t rows : {1, 2, 3, 4, 7}) {
+      for (int64_t t = 0; t + rows <= x.dim(0); t += rows) {
+        const Tensor alone = Tensor::Empty({rows, N}, DType::kF32);
+        Linear(x.Rows(t, rows), W, Tensor(), alone);
+        EXPECT_TRUE(SameBits(alone, together.Rows(t, rows)))
+            << x.ToString() << " " << W.ToString() << " rows " << t << " + " << rows;
+      }
     }
-  }
+  };
+  test::ForEveryInstructionSet([&] {
+    const Problem p(random, {16, 300, 203});
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      compare(p.x.To(dtype), p.W.To(dtype));
+    }
+    const Problem q(random, {16, 1280, 43});
+    for (const DType x_dtype : {DType::kF32, DType::kBF16}) {
+      for (const DType W_dtype :
+           {DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+        compare(q.x.To(x_dtype), q.W.To(DType::kF32).To(W_dtype));
+      }
+    }
+  });
 }
 
 TEST(LinearTest, NothingToDo) {
@@ -223,7 +298,8 @@ TEST(LinearTest, RefusesTensorsThatDisagree) {
   EXPECT_THROW(Linear(Tensor(), W, Tensor(), y), Error);
   EXPECT_THROW(Linear(x, f32({3, 5}), Tensor(), y), Error);
   EXPECT_THROW(Linear(x, f32({12}), Tensor(), y), Error);
-  EXPECT_THROW(Linear(x, W.To(DType::kBF16), Tensor(), y), Error);
+  EXPECT_NO_THROW(Linear(x, W.To(DType::kBF16), Tensor(), y));
+  EXPECT_THROW(Linear(x, Tensor::Zeros({3, 4}, DType::kI8), Tensor(), y), Error);
   EXPECT_THROW(Linear(x, W, f32({2}), y), Error);
   EXPECT_THROW(Linear(x, W, Tensor(), f32({3, 3})), Error);
   EXPECT_THROW(Linear(x, W, Tensor(), y.To(DType::kBF16)), Error);
@@ -232,6 +308,12 @@ TEST(LinearTest, RefusesTensorsThatDisagree) {
   EXPECT_THROW(LinearBackward(x, W, y, {.dx = f32({2, 3})}), Error);
   EXPECT_THROW(LinearBackward(x, W, y, {.dW = f32({4, 3})}), Error);
   EXPECT_THROW(LinearBackward(x, W, y, {.dbias = f32({4})}), Error);
+  EXPECT_THROW(LinearBackward(x, W.To(DType::kBF16), y, {}), Error);
+  EXPECT_THAT(test::ErrorOf([&] {
+                LinearBackward(f32({2, 32}), Tensor::Zeros({3, 32}, DType::kQ8_0), y, {});
+              }),
+              testing::HasSubstr("linear backward: W is q8_0 [3, 32]: quantized weights are for "
+                                 "inference"));
 }
 
 }  // namespace
