@@ -5,13 +5,12 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <string_view>
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/core/shape.h"
-#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+#include "adder/core/target.h"
 
 namespace adder {
 namespace {
@@ -23,6 +22,13 @@ constexpr uint64_t kRotationStream = uint64_t{3} << 40;
 
 // 32-bit draws set aside for each row, far more than NextBelow ever takes.
 constexpr uint64_t kDrawsPerRow = 256;
+
+// Of a shuffled order one beginning in so many is kept: documents may be very many.
+constexpr int64_t kLandmark = 64;
+
+int64_t DocumentBytes(const ByteCorpus& corpus, int64_t document) {
+  return corpus.begin(document + 1) - corpus.begin(document);
+}
 
 // Collects sequences.
 class BatchBuilder {
@@ -91,16 +97,13 @@ const BatchSampler::Order& BatchSampler::ShuffledOrder(int64_t round) {
   if (orders_[1].round == round) return orders_[1];
   Order& order = orders_[0].round < orders_[1].round ? orders_[0] : orders_[1];
   order.round = round;
-  order.documents.resize(static_cast<size_t>(corpus_.documents()));
-  std::iota(order.documents.begin(), order.documents.end(), 0);
-  Random random(options_.seed, kOrderStream + static_cast<uint64_t>(round));
-  for (size_t i = order.documents.size(); i > 1; --i) {
-    std::swap(order.documents[i - 1], order.documents[random.NextBelow(i)]);
-  }
-  order.begins.assign(1, 0);
-  for (const int64_t document : order.documents) {
-    order.begins.push_back(order.begins.back() +
-                           static_cast<int64_t>(corpus_.document(document).size()));
+  order.documents =
+      Permutation(corpus_.documents(), options_.seed, kOrderStream + static_cast<uint64_t>(round));
+  order.begins.clear();
+  int64_t begin = 0;
+  for (int64_t i = 0; i < corpus_.documents(); ++i) {
+    if (i % kLandmark == 0) order.begins.push_back(begin);
+    begin += DocumentBytes(corpus_, order.documents(i));
   }
   return order;
 }
@@ -112,9 +115,16 @@ BatchSampler::Place BatchSampler::Locate(int64_t position) {
     return {document, within - corpus_.begin(document)};
   }
   const Order& order = ShuffledOrder(position / corpus_.bytes());
+  // From the landmark before the place, document by document.
   const auto next = std::upper_bound(order.begins.begin(), order.begins.end(), within);
-  const auto i = static_cast<size_t>(next - order.begins.begin() - 1);
-  return {order.documents[i], within - order.begins[i]};
+  const auto landmark = next - order.begins.begin() - 1;
+  int64_t offset = within - order.begins[static_cast<size_t>(landmark)];
+  for (int64_t i = landmark * kLandmark;; ++i) {
+    const int64_t document = order.documents(i);
+    const int64_t bytes = DocumentBytes(corpus_, document);
+    if (offset < bytes) return {document, offset};
+    offset -= bytes;
+  }
 }
 
 Batch BatchSampler::Get(int64_t index) {

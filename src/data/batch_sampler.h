@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "adder/core/permutation.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/core/tensor.h"
 #include "adder/data/byte_corpus.h"
@@ -66,11 +67,11 @@ class BatchSampler {
     int64_t document;
     int64_t offset;  // in the document
   };
-  // The documents of one time around the text.
+  // The documents of one time around the text, in shuffled order.
   struct Order {
     int64_t round = -1;
-    std::vector<int64_t> documents;  // in shuffled order
-    std::vector<int64_t> begins;     // where each begins in this round; documents + 1
+    Permutation documents;
+    std::vector<int64_t> begins;  // where each kLandmark-th begins in this round
   };
 
   const Order& ShuffledOrder(int64_t round);

@@ -10,7 +10,8 @@
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
-#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy.h"
+#include "adder/core/target.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -21,23 +22,18 @@ namespace fs = std::filesystem;
 class BatchSamplerTest : public ::testing::Test {
  protected:
   ByteCorpus Corpus(const std::vector<int>& lengths) {
-    folder_ =
-        fs::path(::testing::TempDir()) /
-        ("sampler_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+    const fs::path folder = directory_.path();
     std::vector<fs::path> files;
     for (size_t d = 0; d < lengths.size(); ++d) {
       std::string text;
       for (int i = 0; i < lengths[d]; ++i) text += static_cast<char>(d * 16 + i % 16);
-      files.push_back(folder_ / std::to_string(d));
+      files.push_back(folder / std::to_string(d));
       std::ofstream(files.back(), std::ios::binary) << text;
     }
     return ByteCorpus::Open(files);
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
-  fs::path folder_;
+  TemporaryDirectory directory_;
 };
 
 std::vector<int32_t> Values(const Tensor& tensor) {

@@ -81,23 +81,40 @@ std::vector<fs::path> ExpandFilePatterns(std::span<const std::string> patterns) 
   return files;
 }
 
-ByteCorpus ByteCorpus::Open(std::span<const fs::path> paths, std::string_view separator) {
+ByteCorpus ByteCorpus::Open(std::span<const fs::path> paths, std::string_view separator,
+                            const std::atomic<bool>* cancel) {
+  // Bytes between two looks at `cancel`.
+  constexpr size_t kSearched = size_t{4} << 20;
   ByteCorpus corpus;
   for (const fs::path& path : paths) {
     auto file = MappedFile::Open(path);
-    std::string_view text = file->text();
+    const std::string_view text = file->text();
     if (text.empty()) {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("{}: the file is empty, expected text to read", path.string()));
     }
+    const int64_t begin = corpus.bytes();
     corpus.files_.push_back(std::move(file));
-    while (!separator.empty()) {
-      const size_t found = text.find(separator);
-      if (found == std::string_view::npos) break;
-      corpus.Add(text.substr(0, found + separator.size()));
-      text.remove_prefix(found + separator.size());
+    corpus.stretches_.push_back({begin, text});
+    const auto end_document = [&](size_t at) {
+      corpus.begins_.push_back(begin + static_cast<int64_t>(at));
+    };
+    for (size_t at = 0; !separator.empty() && at < text.size();) {
+      if (cancel != nullptr && cancel->load()) {
+        throw Error(ErrorCode::kCancelled,
+                    fmt::format("{}: interrupted while the text was cut", path.string()));
+      }
+      // Stretches overlap by all but one byte of a separator.
+      const std::string_view searched = text.substr(at, kSearched + separator.size() - 1);
+      size_t from = 0;
+      for (size_t found = searched.find(separator); found != std::string_view::npos;
+           found = searched.find(separator, from)) {
+        from = found + separator.size();
+        end_document(at + from);
+      }
+      at += std::max(from, kSearched);
     }
-    if (!text.empty()) corpus.Add(text);
+    if (corpus.bytes() < begin + static_cast<int64_t>(text.size())) end_document(text.size());
   }
   if (!HasText(corpus)) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -107,9 +124,14 @@ ByteCorpus ByteCorpus::Open(std::span<const fs::path> paths, std::string_view se
   return corpus;
 }
 
-void ByteCorpus::Add(std::string_view text) {
-  texts_.push_back(text);
-  begins_.push_back(begins_.back() + static_cast<int64_t>(text.size()));
+std::string_view ByteCorpus::document(int64_t index) const {
+  const int64_t first = begin(index);
+  const auto next =
+      std::upper_bound(stretches_.begin(), stretches_.end(), first,
+                       [](int64_t at, const Stretch& stretch) { return at < stretch.begin; });
+  const Stretch& stretch = *std::prev(next);
+  return stretch.text.substr(static_cast<size_t>(first - stretch.begin),
+                             static_cast<size_t>(begin(index + 1) - first));
 }
 
 std::pair<ByteCorpus, ByteCorpus> ByteCorpus::SplitTail(double share) const {
@@ -118,13 +140,19 @@ std::pair<ByteCorpus, ByteCorpus> ByteCorpus::SplitTail(double share) const {
   ByteCorpus before;
   ByteCorpus tail;
   before.files_ = tail.files_ = files_;
-  for (int64_t i = 0; i < documents(); ++i) {
-    const std::string_view text = document(i);
-    const auto head = static_cast<size_t>(
-        std::clamp<int64_t>(cut - begin(i), 0, static_cast<int64_t>(text.size())));
-    if (head > 0) before.Add(text.substr(0, head));
-    if (head < text.size()) tail.Add(text.substr(head));
+  for (const auto& [begin, text] : stretches_) {
+    const auto head =
+        static_cast<size_t>(std::clamp<int64_t>(cut - begin, 0, static_cast<int64_t>(text.size())));
+    if (head > 0) before.stretches_.push_back({begin, text.substr(0, head)});
+    if (head < text.size()) {
+      tail.stretches_.push_back({std::max<int64_t>(0, begin - cut), text.substr(head)});
+    }
   }
+  for (const int64_t end : std::span(begins_).subspan(1)) {
+    if (end < cut) before.begins_.push_back(end);
+    if (end > cut) tail.begins_.push_back(end - cut);
+  }
+  if (cut > 0) before.begins_.push_back(cut);
   if (!HasText(before) || !HasText(tail)) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("holding back {} of {} bytes leaves nothing to predict on one side",

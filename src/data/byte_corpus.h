@@ -1,6 +1,7 @@
 // Training text: files of any size, mapped and never copied whole, cut into documents.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -25,18 +26,19 @@ class ByteCorpus {
   // Maps the files. Every file is a document, or, with a separator that is not empty, every stretch
   // of it up to and including a separator is. Throws kNotFound, kIo; kInvalidArgument naming the
   // file for an empty one and when no document has two bytes, the least that has something to
-  // predict.
+  // predict; kCancelled once *cancel is true: a separator is looked for in all of the text.
   static ByteCorpus Open(std::span<const std::filesystem::path> files,
-                         std::string_view separator = "");
+                         std::string_view separator = "",
+                         const std::atomic<bool>* cancel = nullptr);
 
   // Cuts the last `share` (0 < share < 1) of all bytes off: {the rest, the tail}. A document across
   // the cut becomes two. Throws kInvalidArgument when one of them would have nothing to predict.
   std::pair<ByteCorpus, ByteCorpus> SplitTail(double share) const;
 
   int64_t bytes() const { return begins_.back(); }
-  int64_t documents() const { return static_cast<int64_t>(texts_.size()); }
+  int64_t documents() const { return static_cast<int64_t>(begins_.size()) - 1; }
   // The document's bytes, in the mapping.
-  std::string_view document(int64_t index) const { return texts_[static_cast<size_t>(index)]; }
+  std::string_view document(int64_t index) const;
   // Where the document begins when all are laid end to end; documents() gives bytes().
   int64_t begin(int64_t index) const { return begins_[static_cast<size_t>(index)]; }
   // The document that holds the byte at `position` of all documents laid end to end.
@@ -47,12 +49,18 @@ class ByteCorpus {
   uint64_t Fingerprint() const;
 
  private:
+  // A stretch of one file that holds whole documents.
+  struct Stretch {
+    int64_t begin;  // when all are laid end to end
+    std::string_view text;
+  };
+
   ByteCorpus() = default;
-  void Add(std::string_view text);
 
   std::vector<std::shared_ptr<const MappedFile>> files_;
-  std::vector<std::string_view> texts_;
-  std::vector<int64_t> begins_ = {0};  // documents() + 1
+  std::vector<Stretch> stretches_;
+  // One number per document, of which there may be very many; documents() + 1.
+  std::vector<int64_t> begins_ = {0};
 };
 
 }  // namespace adder

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 
 #include "adder/core/error.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -17,14 +19,7 @@ using ::testing::HasSubstr;
 
 class ByteCorpusTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ =
-        fs::path(::testing::TempDir()) /
-        ("corpus_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_ / "sub");
-  }
-  void TearDown() override { fs::remove_all(folder_); }
+  void SetUp() override { fs::create_directories(folder_ / "sub"); }
 
   fs::path Write(const std::string& name, std::string_view content) {
     std::ofstream(folder_ / name, std::ios::binary) << content;
@@ -39,7 +34,8 @@ class ByteCorpusTest : public ::testing::Test {
     return names;
   }
 
-  fs::path folder_;
+  TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 template <class Call>
@@ -85,6 +81,28 @@ TEST_F(ByteCorpusTest, SeparatorsEndDocuments) {
   EXPECT_EQ(corpus.document(1), "two||");
   EXPECT_EQ(corpus.document(2), "||");
   EXPECT_EQ(corpus.document(3), "three|");
+}
+
+TEST_F(ByteCorpusTest, SeparatorsAreFoundAcrossTheSearchedStretches) {
+  // The search looks at a few megabytes at a time.
+  std::string text(9 << 20, 'x');
+  for (size_t i = (4 << 20) - 40; i < (4 << 20) + 40; i += 8) text.replace(i, 3, "END");
+  text.replace((8 << 20) - 2, 3, "END");
+  const auto corpus = ByteCorpus::Open(std::vector{Write("a", text)}, "END");
+  ASSERT_EQ(corpus.documents(), 12);
+  std::string again;
+  for (int64_t i = 0; i < corpus.documents(); ++i) {
+    again += corpus.document(i);
+    EXPECT_EQ(corpus.document(i).ends_with("END"), i < 11) << i;
+  }
+  EXPECT_TRUE(again == text);
+}
+
+TEST_F(ByteCorpusTest, AnInterruptedSearchStops) {
+  const std::atomic<bool> stop = true;
+  const auto file = Write("a", "one||two");
+  EXPECT_THAT(MessageOf([&] { ByteCorpus::Open(std::vector{file}, "||", &stop); }),
+              HasSubstr("interrupted"));
 }
 
 TEST_F(ByteCorpusTest, SplitsATailOff) {

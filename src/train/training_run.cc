@@ -58,14 +58,14 @@ struct Corpora {
   std::optional<ByteCorpus> valid;
 };
 
-Corpora OpenCorpora(const TrainConfig::Data& data) {
-  ByteCorpus train = ByteCorpus::Open(ExpandFilePatterns(data.train), data.separator);
+Corpora OpenCorpora(const TrainConfig::Data& data, const std::atomic<bool>* stop) {
+  ByteCorpus train = ByteCorpus::Open(ExpandFilePatterns(data.train), data.separator, stop);
   if (data.valid_fraction > 0.0) {
     auto [before, tail] = train.SplitTail(data.valid_fraction);
     return {std::move(before), std::move(tail)};
   }
   if (data.valid.empty()) return {std::move(train), std::nullopt};
-  return {std::move(train), ByteCorpus::Open(ExpandFilePatterns(data.valid), data.separator)};
+  return {std::move(train), ByteCorpus::Open(ExpandFilePatterns(data.valid), data.separator, stop)};
 }
 
 // The parameters to begin with: of a checkpoint of this run, of the model to begin from, or random.
@@ -452,7 +452,7 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
     config.model.checkpoint = fs::absolute(config.model.checkpoint).lexically_normal().string();
   }
   // Text and dimensions are checked before anything is written.
-  Corpora corpora = OpenCorpora(config.data);
+  Corpora corpora = OpenCorpora(config.data, stop);
   if (config.model.checkpoint.empty()) config.model.dimensions.Resolve();
   const bool holds_run = fs::exists(path / "config.toml");
   if (holds_run && !resume) {

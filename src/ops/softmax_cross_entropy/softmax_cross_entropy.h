@@ -10,11 +10,10 @@
 
 #include <cstdint>
 
+#include "adder/core/target.h"
 #include "adder/core/tensor.h"
 
 namespace adder {
-
-inline constexpr int32_t kIgnoreTarget = -100;
 
 struct SoftmaxCrossEntropyInputs {
   Tensor hidden = {};   // [rows, K]: f32, bf16 or f16 (the reference: f64)
