@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "adder/autograd/tape.h"
 #include "adder/core/sequence_layout.h"
@@ -79,6 +80,24 @@ Variable Add(Tape* tape, const Variable& a, const Variable& b);
 // position, i64 [rows]; see rotary.h. x may be columns of a projection.
 Variable Rotary(Tape* tape, const Variable& x, const Tensor& positions, int64_t d_head,
                 int64_t rotary_dim, double theta, bool interleaved = false);
+
+// What an attention layer remembers: the keys and the values of each sequence's first lengths[s]
+// rows, [sequences, capacity, kv_heads · d_head], f32, bf16 or f16 (undefined: empty, in k's
+// dtype). A call replaces both by what they are once its own rows are appended. Where that takes
+// more capacity than there is they grow, by half at least. Rows past those filled are zero.
+struct AttentionMemory {
+  Variable* keys = nullptr;
+  Variable* values = nullptr;
+  std::span<const int64_t> lengths;
+};
+// Causal attention with grouped heads; y: [rows, heads · d_head], q's dtype. q: [rows, heads ·
+// d_head], k and v: [rows, kv_heads · d_head]; all may be columns of a projection. memory: null
+// (begin empty, keep nothing), or what was read before. With it k and v are attended to as the
+// memory's dtype holds them, so that a sequence may be cut anywhere.
+Variable Attention(Tape* tape, const Variable& q, const Variable& k, const Variable& v,
+                   const SequenceLayout& layout, int64_t heads, int64_t kv_heads, double scale,
+                   const AttentionMemory* memory = nullptr,
+                   MemoryUpdate update = MemoryUpdate::kReplace);
 
 // tokens: i32 [rows]. y: [rows, D] in y_dtype.
 Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DType y_dtype);

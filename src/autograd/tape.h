@@ -96,9 +96,9 @@ struct Parameter {
   Tensor compute;    // what the operators read: value, its copy in the compute dtype, or what the
                      // model derives from it (A = -exp(A_log))
   bool compute_is_copy = false;  // the copy is this parameter's own, to be written over
-  bool full_precision = false;  // computed with in f32 whatever the compute dtype is, and so
-                                // saved: norms, convolutions, A_log, D, biases
-  bool weight_decay = true;     // false for A_log, D, biases and norms
+  bool full_precision = false;   // computed with in f32 whatever the compute dtype is, and so
+                                 // saved: norms, convolutions, A_log, D, biases
+  bool weight_decay = true;      // false for A_log, D, biases and norms
   double learning_rate_scale = 1.0;
 };
 
