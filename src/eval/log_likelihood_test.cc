@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include "adder/core/error.h"
@@ -118,12 +119,15 @@ TEST(LogLikelihood, PackedIsOneByOne) {
   }
 }
 
-// A real model: a batch's shape may change the rounding, nothing else.
-TEST(LogLikelihood, OfAModelIsThatOfEachRequest) {
-  const auto model = LoadModel(ADDER_SOURCE_DIR "/tests/goldens/mamba-tied", DType::kF32);
+// Real models: a batch's shape may change the rounding, nothing else.
+class LogLikelihoodOf : public testing::TestWithParam<const char*> {};
+
+TEST_P(LogLikelihoodOf, AModelIsThatOfEachRequest) {
+  const auto model = LoadModel(
+      std::filesystem::path(ADDER_SOURCE_DIR) / "tests" / "goldens" / GetParam(), DType::kF32);
   const std::vector<TokenDocument> documents = RandomDocuments(12, model->vocab_size());
-  for (const int64_t batch : {7, 4096}) {
-    const auto results = ScoreAll(*model, documents, Batches(batch));
+  for (const LogLikelihoodOptions& options : {Batches(7), Batches(4096), Batches(4096, 50000)}) {
+    const auto results = ScoreAll(*model, documents, options);
     for (size_t d = 0; d < documents.size(); ++d) {
       for (size_t c = 0; c < results[d].size(); ++c) {
         const LogLikelihood plain = Plain(*model, documents[d], c);
@@ -134,6 +138,13 @@ TEST(LogLikelihood, OfAModelIsThatOfEachRequest) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, LogLikelihoodOf, testing::Values("mamba-tied", "falcon-mamba"),
+                         [](const auto& model) {
+                           std::string name = model.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST(LogLikelihood, ReadsWhatIsSharedOnce) {
   const ToyModel model(kVocabulary);

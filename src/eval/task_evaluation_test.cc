@@ -188,9 +188,6 @@ TEST(TaskEvaluation, OtherDocumentsOrTokensAreOtherResults) {
   sets[1].documents[7].requests[0].continuation += "!";
   EXPECT_THAT(message(), HasSubstr("documents, prompts or tokens were others"));
   sets = Sets();
-  options.encoding.begin_tokens = {1};
-  EXPECT_THAT(message(), HasSubstr("documents, prompts or tokens were others"));
-  options.encoding.begin_tokens.clear();
   options.limit = 20;
   EXPECT_THAT(message(), HasSubstr("the limit none, this run has 20"));
 }

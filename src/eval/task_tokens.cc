@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,22 +39,30 @@ Choice EncodeWithoutContext(const Tokenizer& tokenizer, const TaskDocument& docu
   return choice;
 }
 
+// With what the tokenizer itself puts around a text.
+std::vector<int32_t> EncodeText(const Tokenizer& tokenizer, std::string_view text) {
+  const std::span<const int32_t> before = tokenizer.prefix_tokens();
+  const std::span<const int32_t> behind = tokenizer.suffix_tokens();
+  std::vector<int32_t> tokens = tokenizer.Encode(text);
+  tokens.insert(tokens.begin(), before.begin(), before.end());
+  tokens.insert(tokens.end(), behind.begin(), behind.end());
+  return tokens;
+}
+
 Choice EncodeRequest(const Tokenizer& tokenizer, const TaskDocument& document,
-                     const TaskRequest& request, const TaskEncoding& encoding) {
+                     const TaskRequest& request, int64_t prefix_token) {
   const std::string_view context = TrimEnd(request.context);
   if (context.empty()) {
     return EncodeWithoutContext(tokenizer, document, request.context + request.continuation,
-                                encoding.prefix_token);
+                                prefix_token);
   }
-  const std::vector<int32_t> whole = tokenizer.Encode(request.context + request.continuation);
-  const std::vector<int32_t> before = tokenizer.Encode(context);
-  // A token across the border belongs to the side where the context alone would have it.
-  const auto border = static_cast<std::ptrdiff_t>(std::min(before.size(), whole.size()));
+  const std::vector<int32_t> whole = EncodeText(tokenizer, request.context + request.continuation);
   Choice choice;
-  choice.tokens = encoding.begin_tokens;
-  choice.tokens.insert(choice.tokens.end(), before.begin(), before.end());
-  choice.tokens.insert(choice.tokens.end(), whole.begin() + border, whole.end());
+  choice.tokens = EncodeText(tokenizer, context);
+  // A token across the border belongs to the side where the context alone would have it.
+  const auto border = static_cast<std::ptrdiff_t>(std::min(choice.tokens.size(), whole.size()));
   choice.scored = static_cast<int64_t>(whole.size()) - border;
+  choice.tokens.insert(choice.tokens.end(), whole.begin() + border, whole.end());
   return choice;
 }
 
@@ -69,7 +78,7 @@ TokenDocument EncodeDocument(const Tokenizer& tokenizer, const TaskDocument& doc
                              const TaskEncoding& encoding, int64_t vocab_size) {
   TokenDocument result;
   for (const TaskRequest& request : document.requests) {
-    Choice choice = EncodeRequest(tokenizer, document, request, encoding);
+    Choice choice = EncodeRequest(tokenizer, document, request, encoding.prefix_token);
     if (choice.scored == 0) Refuse(document, "a choice has no tokens to predict");
     if (choice.scored > encoding.max_length) {
       Refuse(document, fmt::format("a choice has {} tokens to predict, more than the {} that the "

@@ -15,9 +15,6 @@ struct TaskEncoding {
   // The context where a request has none, usually the model's begin token. -1: none; such a request
   // is then refused.
   int64_t prefix_token = -1;
-  // What the model's tokenizer puts before every text by itself (Llama's begin token). It comes
-  // before every context that is not empty.
-  std::vector<int32_t> begin_tokens;
   // The most tokens that the model is to read for one request: longer ones lose their beginning.
   int64_t max_length = 2048;
 };
@@ -25,9 +22,7 @@ struct TaskEncoding {
 // What lm-evaluation-harness takes from a model directory's files, any of which may be absent:
 // - max_length from config.json (n_positions, max_position_embeddings or n_ctx), else from
 //   tokenizer_config.json (model_max_length), else 2048;
-// - prefix_token is config.json's bos_token_id, else its eos_token_id;
-// - begin_tokens is what the template of tokenizer.json's post_processor puts before a text, unless
-//   tokenizer_config.json says otherwise (add_bos_token).
+// - prefix_token is config.json's bos_token_id, else its eos_token_id.
 // Throws kIo; kCorrupt for a file that is no JSON object or a length that is none.
 TaskEncoding ReadTaskEncoding(const std::filesystem::path& model_directory);
 
@@ -50,9 +45,10 @@ struct TokenDocument {
 
 // Tokens of one document:
 // - White space at the end of a context moves to the beginning of the continuation.
-// - Context and continuation are encoded together, and cut where the context encoded alone would
-//   end. An empty context is the prefix token; one that the continuation begins with anyway is not
-//   repeated.
+// - Context and continuation are encoded together, with the tokens that the tokenizer itself puts
+//   around a text (prefix_tokens, suffix_tokens), and cut after as many tokens as the context so
+//   encoded has. An empty context is the prefix token; one that the continuation begins with anyway
+//   is not repeated.
 // - Of context and continuation the last max_length + 1 tokens are kept.
 // Throws kInvalidArgument, naming the document, for a request without a prefix token or without a
 // token of its own to predict, a continuation longer than max_length, and a token that is not less

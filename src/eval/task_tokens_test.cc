@@ -6,8 +6,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adder/core/error.h"
@@ -24,7 +26,7 @@ using testing::IsEmpty;
 
 constexpr int64_t kVocabulary = 10;
 
-const ToyTokenizer& Letters() {
+const ToyTokenizer& Pieces() {
   static const ToyTokenizer tokenizer({"a", "b", "c", "d", " ", "b c", " d", "\u2003", "!"});
   return tokenizer;
 }
@@ -37,7 +39,7 @@ TaskDocument Document(const std::vector<TaskRequest>& requests) {
 }
 
 TokenDocument Encode(const std::vector<TaskRequest>& requests, const TaskEncoding& encoding = {}) {
-  return EncodeDocument(Letters(), Document(requests), encoding, kVocabulary);
+  return EncodeDocument(Pieces(), Document(requests), encoding, kVocabulary);
 }
 
 TEST(TaskTokens, AreTheWholesCutWhereTheContextEnds) {
@@ -61,7 +63,6 @@ TEST(TaskTokens, WhiteSpaceOfTheContextBelongsToTheContinuation) {
 TEST(TaskTokens, EmptyContextsArePreceededByThePrefix) {
   TaskEncoding encoding;
   encoding.prefix_token = 8;
-  encoding.begin_tokens = {9};
   for (const char* context : {"", " "}) {
     const TokenDocument document = Encode({{context, "d"}}, encoding);
     EXPECT_EQ(document.choices[0].tokens.front(), 8);
@@ -73,15 +74,38 @@ TEST(TaskTokens, EmptyContextsArePreceededByThePrefix) {
   EXPECT_EQ(document.choices[0].scored, 2);
 }
 
-TEST(TaskTokens, BeginTokensComeBeforeContexts) {
+// A tokenizer that puts tokens around every text.
+class Surrounding : public ToyTokenizer {
+ public:
+  Surrounding(std::vector<int32_t> prefix, std::vector<int32_t> suffix)
+      : ToyTokenizer(Pieces()), prefix_(std::move(prefix)), suffix_(std::move(suffix)) {}
+  std::span<const int32_t> prefix_tokens() const override { return prefix_; }
+  std::span<const int32_t> suffix_tokens() const override { return suffix_; }
+
+ private:
+  std::vector<int32_t> prefix_;
+  std::vector<int32_t> suffix_;
+};
+
+TEST(TaskTokens, WhatTheTokenizerPutsAroundTexts) {
+  const TaskDocument document = Document({{"ab", "c"}, {"ab", "dd"}});
+  const TokenDocument begun = EncodeDocument(Surrounding({9, 8}, {}), document, {}, kVocabulary);
+  EXPECT_THAT(begun.shared, ElementsAre(9, 8, 0));
+  EXPECT_THAT(begun.choices[0].tokens, ElementsAre(1, 2));
+  EXPECT_THAT(begun.choices[1].tokens, ElementsAre(1, 3, 3));
+  EXPECT_EQ(begun.choices[1].scored, 2);
+  EXPECT_EQ(begun.rows(), 3 + 1 + 2);
+  // Where there is an end, the context ends too, and the whole is cut as late.
+  const TokenDocument ended = EncodeDocument(Surrounding({9}, {8}), document, {}, kVocabulary);
+  EXPECT_THAT(ended.shared, ElementsAre(9, 0, 1));
+  EXPECT_THAT(ended.choices[0].tokens, ElementsAre(8, 8));
+  EXPECT_THAT(ended.choices[1].tokens, ElementsAre(8, 3, 8));
+  // None of it stands around an empty context's continuation.
   TaskEncoding encoding;
-  encoding.begin_tokens = {9, 8};
-  const TokenDocument document = Encode({{"ab", "c"}, {"ab", "dd"}}, encoding);
-  EXPECT_THAT(document.shared, ElementsAre(9, 8, 0));
-  EXPECT_THAT(document.choices[0].tokens, ElementsAre(1, 2));
-  EXPECT_THAT(document.choices[1].tokens, ElementsAre(1, 3, 3));
-  EXPECT_EQ(document.choices[1].scored, 2);
-  EXPECT_EQ(document.rows(), 3 + 1 + 2);
+  encoding.prefix_token = 4;
+  const TokenDocument empty =
+      EncodeDocument(Surrounding({9}, {8}), Document({{"", "d"}}), encoding, kVocabulary);
+  EXPECT_THAT(empty.choices[0].tokens, ElementsAre(4, 3));
 }
 
 TEST(TaskTokens, ShareWhatAllBeginWith) {
@@ -112,7 +136,7 @@ TEST(TaskTokens, LongRequestsLoseTheirBeginning) {
 std::string MessageOf(const TaskRequest& request, const TaskEncoding& encoding,
                       int64_t vocab_size = kVocabulary) {
   try {
-    EncodeDocument(Letters(), Document({request}), encoding, vocab_size);
+    EncodeDocument(Pieces(), Document({request}), encoding, vocab_size);
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
     EXPECT_EQ(std::string(error.what()).substr(0, 6), "here: ");
@@ -133,8 +157,6 @@ TEST(TaskTokens, RefuseWhatCannotBeAsked) {
   EXPECT_THAT(MessageOf({"a", "d"}, encoding, 3), HasSubstr("token 3 is outside"));
   encoding.prefix_token = kVocabulary;
   EXPECT_THAT(MessageOf({"", "d"}, encoding), HasSubstr("token 10 is outside"));
-  encoding.begin_tokens = {-1};
-  EXPECT_THAT(MessageOf({"a", "d"}, encoding), HasSubstr("token -1 is outside"));
 }
 
 TEST(TaskEncoding, ComesFromTheModelsFiles) {
@@ -145,7 +167,6 @@ TEST(TaskEncoding, ComesFromTheModelsFiles) {
   };
   EXPECT_EQ(read().max_length, 2048);
   EXPECT_EQ(read().prefix_token, -1);
-  EXPECT_THAT(read().begin_tokens, IsEmpty());
 
   write("tokenizer_config.json", R"({"model_max_length": 1000000000000000019884624838656})");
   write("config.json", R"({"bos_token_id": null, "eos_token_id": 3})");
@@ -157,22 +178,6 @@ TEST(TaskEncoding, ComesFromTheModelsFiles) {
         R"({"bos_token_id": 1, "eos_token_id": [2, 3], "max_position_embeddings": 4096})");
   EXPECT_EQ(read().max_length, 4096);
   EXPECT_EQ(read().prefix_token, 1);
-
-  write("tokenizer.json", R"({"post_processor": {"type": "Sequence", "processors": [
-      {"type": "ByteLevel"},
-      {"type": "TemplateProcessing",
-       "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
-                  {"Sequence": {"id": "A", "type_id": 0}},
-                  {"SpecialToken": {"id": "</s>", "type_id": 0}}],
-       "special_tokens": {"<s>": {"id": "<s>", "ids": [7], "tokens": ["<s>"]},
-                          "</s>": {"id": "</s>", "ids": [8], "tokens": ["</s>"]}}}]}})");
-  EXPECT_THAT(read().begin_tokens, ElementsAre(7));
-  write("tokenizer_config.json", R"({"add_bos_token": false})");
-  EXPECT_THAT(read().begin_tokens, IsEmpty());
-  write("tokenizer_config.json", R"({"add_bos_token": true})");
-  EXPECT_THAT(read().begin_tokens, ElementsAre(7));
-  write("tokenizer.json", R"({"post_processor": null})");
-  EXPECT_THAT(read().begin_tokens, ElementsAre(1));
 
   for (const char* wrong : {"[]", "{", R"({"n_ctx": 0})", R"({"n_positions": "many"})"}) {
     write("config.json", wrong);
