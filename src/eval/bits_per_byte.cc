@@ -1,4 +1,4 @@
-// Reads the text piece by piece, the tokens chunk by chunk; only the state lives from one to the
+// Reads the text part by part, the tokens chunk by chunk; only the state lives from one to the
 // next.
 #include "adder/eval/bits_per_byte.h"
 
@@ -16,21 +16,7 @@
 namespace adder {
 namespace {
 
-constexpr size_t kPieceBytes = size_t{64} << 10;
-
-bool IsSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-// How many of the first bytes of `text` to tokenize together.
-size_t PieceLength(std::string_view text) {
-  if (text.size() <= kPieceBytes) return text.size();
-  for (size_t end = kPieceBytes; end > kPieceBytes / 2; --end) {
-    if (text[end] == ' ' && end + 1 < text.size() && !IsSpace(text[end + 1])) return end;
-  }
-  // No such place: at least do not cut a UTF-8 character (its later bytes are 10xxxxxx).
-  size_t end = kPieceBytes;
-  for (int i = 0; i < 3 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80; ++i) --end;
-  return end;
-}
+constexpr size_t kPartBytes = size_t{64} << 10;
 
 // The model's memory of the text so far, and the token it predicts the next one from.
 class Reader {
@@ -91,10 +77,7 @@ BitsPerByte MeasureBitsPerByte(const LanguageModel& model, const Tokenizer& toke
   BitsPerByte result;
   Reader reader(model, options.start_token);
   const auto total = static_cast<int64_t>(text.size());
-  while (!text.empty()) {
-    const size_t piece = PieceLength(text);
-    const std::vector<int32_t> tokens = tokenizer.Encode(text.substr(0, piece));
-    text.remove_prefix(piece);
+  tokenizer.EncodeParts(text, kPartBytes, [&](std::span<const int32_t> tokens, size_t bytes) {
     for (const int32_t token : tokens) {
       if (token < 0 || token >= model.vocab_size()) {
         throw Error(ErrorCode::kInvalidArgument,
@@ -102,33 +85,33 @@ BitsPerByte MeasureBitsPerByte(const LanguageModel& model, const Tokenizer& toke
                                 token, model.vocab_size()));
       }
     }
-    int64_t piece_bytes = 0;
-    for (size_t i = 0; i < tokens.size();) {
+    const auto part_bytes = static_cast<int64_t>(bytes);
+    int64_t read_bytes = 0;
+    while (!tokens.empty()) {
       if (options.cancel != nullptr && options.cancel->load()) {
         throw Error(ErrorCode::kCancelled, fmt::format("evaluation stopped after {} of {} bytes",
-                                                       result.bytes + piece_bytes, total));
+                                                       result.bytes + read_bytes, total));
       }
-      const size_t count = std::min(tokens.size() - i, static_cast<size_t>(options.chunk_rows));
-      const std::span<const int32_t> chunk(tokens.data() + i, count);
+      const std::span<const int32_t> chunk =
+          tokens.first(std::min(tokens.size(), static_cast<size_t>(options.chunk_rows)));
+      tokens = tokens.subspan(chunk.size());
       const double nats = reader.Read(chunk);
       if (!std::isfinite(nats)) {
-        throw Error(
-            ErrorCode::kNumeric,
-            fmt::format("the model's loss is {} between bytes {} and {} of the text", nats,
-                        result.bytes + piece_bytes, result.bytes + static_cast<int64_t>(piece)));
+        throw Error(ErrorCode::kNumeric,
+                    fmt::format("the model's loss is {} between bytes {} and {} of the text", nats,
+                                result.bytes + read_bytes, result.bytes + part_bytes));
       }
       result.nats += nats;
-      result.tokens += static_cast<int64_t>(count);
-      i += count;
+      result.tokens += static_cast<int64_t>(chunk.size());
       for (const int32_t token : chunk) {
-        piece_bytes += static_cast<int64_t>(tokenizer.Bytes(token).size());
+        read_bytes += static_cast<int64_t>(tokenizer.Bytes(token).size());
       }
       // A tokenizer that normalises gives tokens of other lengths than the text's.
-      piece_bytes = std::min(piece_bytes, static_cast<int64_t>(piece));
-      if (options.progress) options.progress(result.bytes + piece_bytes, total);
+      read_bytes = std::min(read_bytes, part_bytes);
+      if (options.progress) options.progress(result.bytes + read_bytes, total);
     }
-    result.bytes += static_cast<int64_t>(piece);
-  }
+    result.bytes += part_bytes;
+  });
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }

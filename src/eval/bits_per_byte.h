@@ -36,11 +36,11 @@ struct BitsPerByte {
   double perplexity(int64_t units) const;
 };
 
-// Reads `text` from start to end with the state carried over, in constant memory.
+// Reads `text` from start to end with the state carried over, in constant memory where the
+// tokenizer can cut it into parts.
 //
-// Text is tokenized in pieces of at most 64 KiB that end before a word's leading space, where byte
-// and GPT-2-like tokenizers cut anyway; in text without such a place the piece ends after 64 KiB,
-// and tokens do not cross it.
+// Text is tokenized in parts of about 64 KiB (Tokenizer::EncodeParts); the tokens are those of the
+// whole.
 //
 // Throws kInvalidArgument for an empty text or a token outside the model's vocabulary, kNumeric
 // where the model's answer is not a finite number, kCancelled.
