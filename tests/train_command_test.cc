@@ -4,23 +4,27 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "tests/program.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
 
 namespace fs = std::filesystem;
+using test::Finished;
+using test::Program;
 using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
@@ -28,47 +32,22 @@ using ::testing::StartsWith;
 
 class TrainCommandTest : public ::testing::Test {
  protected:
-  struct Finished {
-    int exit_code;
-    std::string err;
-  };
-
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) /
-              ("train_command_" +
-               std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
     std::ofstream text(folder_ / "text.txt");
     for (int i = 0; i < 500; ++i) text << "line " << i << " of the text\n";
     std::ofstream(folder_ / "tiny.toml") << "[model]\nd_model = 8\nn_layer = 1\n"
                                             "[data]\ntrain = \"text.txt\"\n"
                                             "[train]\nsteps = 20\nbatch = 1\nlength = 16\n";
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
-  // Runs `adder train ARGUMENTS…` in the folder; `meanwhile` gets the process.
+  // Runs `adder train ARGUMENTS…` in the folder; `meanwhile` gets the program.
   Finished Train(std::vector<std::string> arguments,
-                 const std::function<void(pid_t)>& meanwhile = {}) {
-    arguments.insert(arguments.begin(), {ADDER_BINARY_DIR "/adder", "train"});
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    const std::string errors = (folder_ / "errors").string();
-    const pid_t child = fork();
-    if (child == 0) {
-      if (chdir(folder_.c_str()) != 0) _exit(126);
-      const int file = open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-      dup2(file, STDERR_FILENO);
-      execv(argv[0], argv.data());
-      _exit(127);
-    }
-    if (meanwhile) meanwhile(child);
-    int status = 0;
-    waitpid(child, &status, 0);
-    std::ostringstream text;
-    text << std::ifstream(errors).rdbuf();
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text.str()};
+                 const std::function<void(const Program&)>& meanwhile = {},
+                 const std::function<void()>& before = {}) {
+    arguments.insert(arguments.begin(), "train");
+    const Program program(folder_, arguments, "", before);
+    if (meanwhile) meanwhile(program);
+    return program.Wait();
   }
 
   void ExpectOneLine(const Finished& finished, int exit_code, const std::string& part) {
@@ -77,7 +56,8 @@ class TrainCommandTest : public ::testing::Test {
     EXPECT_EQ(std::count(finished.err.begin(), finished.err.end(), '\n'), 1) << finished.err;
   }
 
-  fs::path folder_;
+  TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 TEST_F(TrainCommandTest, MistakesAreOneLine) {
@@ -105,22 +85,58 @@ TEST_F(TrainCommandTest, SignalsStopAtAStepAndThePrintedCommandGoesOn) {
     const std::string run = "run" + std::to_string(signal);
     const Finished stopped =
         Train({"--config", "tiny.toml", "--run", run, "--set", "train.steps=1000000000"},
-              [&](pid_t child) {
+              [&](const Program& program) {
                 // The handlers are there once training has begun.
                 const fs::path metrics = folder_ / run / "metrics.jsonl";
                 std::error_code error;
                 for (int i = 0; i < 6000 && !(fs::file_size(metrics, error) > 0 && !error); ++i) {
                   std::this_thread::sleep_for(std::chrono::milliseconds(10));
                 }
-                kill(child, signal);
+                program.Signal(signal);
               });
     EXPECT_EQ(stopped.exit_code, 128 + signal) << stopped.err;
-    EXPECT_THAT(stopped.err, HasSubstr("go on with: adder train --resume " + run + "\n"));
+    const std::string command = ADDER_BINARY_DIR "/adder train --resume " + run;
+    EXPECT_THAT(stopped.err, HasSubstr("go on with: " + command + "\n"));
     EXPECT_TRUE(fs::exists(folder_ / run / "latest/trainer.json"));
-    const Finished gone_on = Train({"--resume", run, "--set", "train.steps=1"});
-    EXPECT_EQ(gone_on.exit_code, 0) << gone_on.err;
-    EXPECT_THAT(gone_on.err, HasSubstr("going on after step "));
+    // The command as it was printed works.
+    const std::string shell =
+        "cd " + folder_.string() + " && " + command + " --set train.steps=1 > /dev/null 2> err";
+    EXPECT_EQ(std::system(shell.c_str()), 0);
+    EXPECT_THAT(test::Slurp(folder_ / "err"), HasSubstr("going on after step "));
   }
+}
+
+TEST_F(TrainCommandTest, AProgressThatNobodyCanReadDoesNotEndTheTraining) {
+  // A full disk under the log, and a pipe whose reader has gone.
+  const Finished full = Train({"--config", "tiny.toml", "--run", "full"}, {},
+                              [] { dup2(open("/dev/full", O_WRONLY), STDERR_FILENO); });
+  EXPECT_EQ(full.exit_code, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "full/model/model.safetensors"));
+  const Finished gone = Train({"--config", "tiny.toml", "--run", "gone"}, {}, [] {
+    int ends[2];
+    if (pipe(ends) != 0) _exit(126);
+    close(ends[0]);
+    dup2(ends[1], STDERR_FILENO);
+  });
+  EXPECT_EQ(gone.exit_code, 0);
+  EXPECT_TRUE(fs::exists(folder_ / "gone/model/model.safetensors"));
+}
+
+TEST_F(TrainCommandTest, ThreadsGivenToAResumedRunCount) {
+  const auto threads = [&] {
+    const std::string config = test::Slurp(folder_ / "run/config.toml");
+    const size_t at = config.find("\nthreads = ") + 1;
+    return config.substr(at, config.find('\n', at) - at);
+  };
+  EXPECT_EQ(Train({"--config", "tiny.toml", "--run", "run", "--threads", "1"}).exit_code, 0);
+  EXPECT_EQ(threads(), "threads = 1");
+  const std::vector<std::string> longer = {"--resume", "run", "--set", "train.steps=22"};
+  EXPECT_EQ(Train(longer).exit_code, 0);
+  EXPECT_EQ(threads(), "threads = 1");
+  EXPECT_EQ(Train({"--resume", "run", "--threads", "2", "--set", "train.steps=24"}).exit_code, 0);
+  EXPECT_EQ(threads(), "threads = 2");
+  ExpectOneLine(Train({"--resume", "run", "--threads", "2", "--set", "train.threads=1"}), 2,
+                "--threads and --set train.threads");
 }
 
 }  // namespace

@@ -21,8 +21,9 @@ const std::atomic<bool>& CatchInterrupts() {
     interrupted.store(true);
   };
   sigemptyset(&action.sa_mask);
-  // No SA_RESTART: a read that waits for the user's input returns.
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  // A write that waits for its reader goes on: the job stops cleanly only when what it has printed
+  // is out. Who does not want to wait sends the signal again.
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   return interrupted;

@@ -1,6 +1,9 @@
 // The adder program: subcommands, the options they share, and errors as one line and an exit code.
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -29,6 +32,16 @@ void PrintError(std::string_view message) {
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
+// A standard descriptor that the caller closed must not be given to the first file opened: what is
+// printed would land in it. It is held so that using it fails, as it would if it stayed closed.
+void HoldClosedDescriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(descriptor, F_GETFD) != -1 || errno != EBADF) continue;
+    // The lowest free descriptor is this one.
+    open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+  }
+}
+
 void AddCommands(CLI::App& app) {
   // One line a command, in the order of the help.
   AddTrainCommand(app);
@@ -41,6 +54,7 @@ void AddCommands(CLI::App& app) {
 }
 
 int Main(int argc, char** argv) {
+  HoldClosedDescriptors();
   CLI::App app("Trains, evaluates, runs and explores Mamba models.", "adder");
   app.set_version_flag("--version", "adder " + std::string(Version()));
   app.set_help_flag("-h,--help", "Print this help");

@@ -20,6 +20,12 @@ constexpr auto kLogPeriod = std::chrono::seconds(5);
 constexpr size_t kMostBarCells = 40;
 constexpr size_t kLeastBarCells = 10;
 
+// Where nobody can read it any more (a full disk, a closed pipe), the job itself still counts.
+void Show(const std::string& text) {
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
+}
+
 size_t TerminalWidth() {
   winsize size = {};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
@@ -62,7 +68,7 @@ Progress::Progress(std::string job)
       next_(Clock::now()) {}
 
 Progress::~Progress() {
-  if (visible_) std::fputs("\n", stderr);
+  if (visible_) Show("\n");
 }
 
 bool Progress::Due() const { return Clock::now() >= next_; }
@@ -75,7 +81,7 @@ void Progress::Draw(double share, const std::vector<std::string>& fields, double
   if (!terminal_) {
     std::string line = head;
     for (const std::string& field : fields) line += "  " + field;
-    fmt::print(stderr, "{}{}\n", line, tail);
+    Show(line + tail + "\n");
     return;
   }
   // One column stays free: writing to the last one wraps on some terminals.
@@ -93,21 +99,18 @@ void Progress::Draw(double share, const std::vector<std::string>& fields, double
     bar = fmt::format(" {}", Bar(share, std::min(spare, kMostBarCells), unicode_));
   // Carriage return, the line, and "erase to the end of the line".
   bar_ = fmt::format("\r{}{}{}{}\x1b[K", head, bar, middle, tail);
-  std::fputs(bar_.c_str(), stderr);
-  std::fflush(stderr);
+  Show(bar_);
   visible_ = true;
 }
 
 void Progress::Print(std::string_view line) {
-  if (visible_) std::fputs("\r\x1b[K", stderr);
-  fmt::print(stderr, "{}\n", line);
-  if (visible_) std::fputs(bar_.c_str(), stderr);
-  std::fflush(stderr);
+  if (visible_) Show("\r\x1b[K");
+  Show(std::string(line) + "\n");
+  if (visible_) Show(bar_);
 }
 
 void Progress::Clear() {
-  if (visible_) std::fputs("\r\x1b[K", stderr);
-  std::fflush(stderr);
+  if (visible_) Show("\r\x1b[K");
   visible_ = false;
 }
 

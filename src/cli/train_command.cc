@@ -1,6 +1,9 @@
 // adder train: a run from a config file, or one that goes on.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -21,9 +24,10 @@ struct Options {
   std::string run;
   std::string resume;
   CLI::Option* resume_flag = nullptr;
+  CLI::Option* threads_flag = nullptr;  // the program's
 };
 
-// The folder in a shell's words, for a command that can be copied.
+// Text in a shell's words, for a command that can be copied.
 std::string ShellQuote(const std::string& text) {
   constexpr std::string_view kPlain =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%";
@@ -60,12 +64,22 @@ void Train(const Options& options) {
     }
     config_path = folder / "config.toml";
   }
-  const TrainConfig config = ReadTrainConfig(config_path, options.overrides);
+  TrainConfig config = ReadTrainConfig(config_path, options.overrides);
+  // A run remembers its threads; who names others means them.
+  if (options.threads_flag->count() > 0) {
+    if (std::any_of(options.overrides.begin(), options.overrides.end(),
+                    [](const std::string& text) { return text.starts_with("train.threads="); })) {
+      throw UsageError("--threads and --set train.threads both give the threads");
+    }
+    config.train.threads = options.threads_flag->as<int64_t>();
+  }
   if (folder.empty()) {
     folder = !config.output.run.empty() ? fs::path(config.output.run)
                                         : fs::path("runs") / config_path.stem();
   }
 
+  // A reader of the progress that goes away does not end the training.
+  std::signal(SIGPIPE, SIG_IGN);
   Progress progress("training");
   TrainingProgress last;
   TrainingObserver observer;
@@ -97,10 +111,10 @@ void Train(const Options& options) {
   const TrainingOutcome outcome = RunTraining(config, folder, resume, observer, &CatchInterrupts());
   progress.Clear();
   if (outcome.stopped) {
-    throw Error(
-        ErrorCode::kCancelled,
-        fmt::format("stopped after step {}, saved in {}; go on with: adder train --resume {}",
-                    outcome.steps, outcome.checkpoint.string(), ShellQuote(folder.string())));
+    throw Error(ErrorCode::kCancelled,
+                fmt::format("stopped after step {}, saved in {}; go on with: {} train --resume {}",
+                            outcome.steps, outcome.checkpoint.string(),
+                            ShellQuote(program_invocation_name), ShellQuote(folder.string())));
   }
   progress.Print(fmt::format("{} steps, {} bytes read in {}; the model is in {}", outcome.steps,
                              FormatCount(static_cast<double>(outcome.tokens)),
@@ -116,7 +130,8 @@ void AddTrainCommand(CLI::App& app) {
       ->type_name("FILE.toml");
   command
       ->add_option("--set", options->overrides,
-                   "A setting that replaces the file's; may be given several times")
+                   "A setting that replaces the file's, as TOML; a string may stand without "
+                   "quotes; may be given several times")
       ->type_name("SECTION.KEY=VALUE")
       ->allow_extra_args(false);
   command->add_option("--run", options->run, "The run's folder (default: output.run, or runs/NAME)")
@@ -127,6 +142,7 @@ void AddTrainCommand(CLI::App& app) {
                        "Go on with the run in DIR, or in --run's or the config's folder")
           ->type_name("DIR")
           ->expected(0, 1);
+  options->threads_flag = app.get_option("--threads");
   command->callback([options] { Train(*options); });
 }
 

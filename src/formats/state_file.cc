@@ -25,6 +25,8 @@ constexpr size_t kDTypeNameBytes = 4;
 constexpr size_t kChecksumBytes = 8;
 constexpr size_t kHeaderBytes = 8 + 4 + 4 + 8 + 8 + 8;
 constexpr uint32_t kMaxNameBytes = 4096;
+// No sequence is longer; more rows can be added to it without overflow.
+constexpr int64_t kMostRows = int64_t{1} << 62;
 
 // Counts and hashes what goes to the file.
 class ChecksummedWriter {
@@ -158,7 +160,9 @@ State ParseBody(Reader& reader) {
   std::vector<int64_t> positions(static_cast<size_t>(sequences));
   for (int64_t& position : positions) {
     position = reader.TakeValue<int64_t>();
-    if (position < 0) reader.Fail(fmt::format("has position {}", position));
+    if (position < 0 || position > kMostRows) {
+      reader.Fail(fmt::format("has position {}, expected 0 to {}", position, kMostRows));
+    }
   }
   std::vector<State::Entry> entries;
   std::set<std::string> names;
@@ -245,10 +249,13 @@ State ReadState(const std::filesystem::path& path) {
 }
 
 State ReadStateFor(const std::filesystem::path& path, const State& like) {
-  const State state = ReadState(path);
+  return StateLike(ReadState(path), like, path.string());
+}
+
+State StateLike(const State& state, const State& like, std::string_view source) {
   const auto fail = [&](const std::string& problem) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: the state belongs to another model: {}", path.string(), problem));
+                fmt::format("{}: the state belongs to another model: {}", source, problem));
   };
   if (state.fingerprint() != like.fingerprint()) {
     fail(fmt::format("its fingerprint is {:016x}, the model's {:016x}", state.fingerprint(),
@@ -280,7 +287,7 @@ State ReadStateFor(const std::filesystem::path& path, const State& like) {
     return State(state.fingerprint(), {state.positions().begin(), state.positions().end()},
                  std::move(entries));
   } catch (const Error& error) {
-    throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", path.string(), error.what()));
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", source, error.what()));
   }
 }
 

@@ -21,5 +21,7 @@ State ReadState(const std::filesystem::path& path);
 State ReadStateFor(const std::filesystem::path& path, const State& like);
 // ReadState of a file in memory; `source` is what messages call it.
 State ParseState(std::span<const std::byte> file, std::string_view source);
+// What a file gave, as a state of the model that `like` belongs to; throws as ReadStateFor.
+State StateLike(const State& state, const State& like, std::string_view source);
 
 }  // namespace adder

@@ -36,26 +36,25 @@ void AddEntry(std::vector<State::Entry>& entries, const char* name, std::span<co
 
 // The entry's values; throws kCorrupt unless it is [1, 1..most] of T.
 template <class T>
-std::span<const T> Values(const State::Entry& entry, int64_t most,
-                          const std::filesystem::path& path) {
+std::span<const T> Values(const State::Entry& entry, int64_t most, const std::string& source) {
   const Tensor& value = entry.value;
   if (value.dtype() != kDTypeOf<T> || value.rank() != 2 || value.dim(0) != 1 || value.dim(1) < 1 ||
       value.dim(1) > most || !value.contiguous()) {
     throw Error(ErrorCode::kCorrupt,
-                fmt::format("{}: entry {} is {}, expected {} [1, 1 to {}]", path.string(),
-                            entry.name, value.ToString(), DTypeName(kDTypeOf<T>), most));
+                fmt::format("{}: entry {} is {}, expected {} [1, 1 to {}]", source, entry.name,
+                            value.ToString(), DTypeName(kDTypeOf<T>), most));
   }
   return {value.data<T>(), static_cast<size_t>(value.dim(1))};
 }
 
 std::vector<int32_t> Tokens(const State::Entry& entry, int64_t most, int64_t vocab_size,
-                            const std::filesystem::path& path) {
-  const auto tokens = Values<int32_t>(entry, most, path);
+                            const std::string& source) {
+  const auto tokens = Values<int32_t>(entry, most, source);
   for (const int32_t token : tokens) {
     if (token < 0 || token >= vocab_size) {
       throw Error(ErrorCode::kCorrupt,
-                  fmt::format("{}: entry {} has token {}, the model's vocabulary has {}",
-                              path.string(), entry.name, token, vocab_size));
+                  fmt::format("{}: entry {} has token {}, the model's vocabulary has {}", source,
+                              entry.name, token, vocab_size));
     }
   }
   return {tokens.begin(), tokens.end()};
@@ -105,45 +104,46 @@ void WriteSession(const std::filesystem::path& path, const Session& session) {
 }
 
 Session ReadSession(const std::filesystem::path& path, const LanguageModel& model) {
-  // The model's own state, and whatever session entries the file has, in the file's order.
-  const State initial = model.InitialState(1);
-  std::vector<State::Entry> expected(initial.entries().begin(), initial.entries().end());
-  const State unchecked = ReadState(path);
-  for (const State::Entry& entry : unchecked.entries()) {
-    if (IsSessionEntry(entry)) expected.push_back(entry);
-  }
-  const State file = ReadStateFor(path, State(initial.fingerprint(), {0}, std::move(expected)));
-  if (file.sequences() != 1) {
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: a state of {} sequences, expected 1",
-                                                         path.string(), file.sequences()));
+  return ParseSession(ReadState(path), model.InitialState(1), model.vocab_size(), path.string());
+}
+
+Session ParseSession(const State& file, const State& initial, int64_t vocab_size,
+                     const std::string& source) {
+  std::vector<State::Entry> memory;
+  std::vector<State::Entry> own;
+  for (const State::Entry& entry : file.entries()) {
+    (IsSessionEntry(entry) ? own : memory).push_back(entry);
   }
   Session session;
-  std::vector<State::Entry> entries;
-  for (const State::Entry& entry : file.entries()) {
-    if (!IsSessionEntry(entry)) {
-      entries.push_back(entry);
-    } else if (entry.name == kPending) {
-      session.pending = Tokens(entry, INT32_MAX, model.vocab_size(), path);
+  session.state =
+      StateLike(State(file.fingerprint(), {file.positions().begin(), file.positions().end()},
+                      std::move(memory)),
+                initial, source);
+  if (file.sequences() != 1) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: a state of {} sequences, expected 1", source, file.sequences()));
+  }
+  for (const State::Entry& entry : own) {
+    if (entry.name == kPending) {
+      session.pending = Tokens(entry, INT32_MAX, vocab_size, source);
     } else if (entry.name == kRecent) {
-      session.recent = Tokens(entry, kMaxRepetitionWindow, model.vocab_size(), path);
+      session.recent = Tokens(entry, kMaxRepetitionWindow, vocab_size, source);
     } else if (entry.name == kUnshown) {
-      const auto bytes = Values<uint8_t>(entry, kMaxUnshown, path);
+      const auto bytes = Values<uint8_t>(entry, kMaxUnshown, source);
       session.unshown.assign(bytes.begin(), bytes.end());
     } else if (entry.name == kRandom) {
-      const auto random = Values<int64_t>(entry, 3, path);
+      const auto random = Values<int64_t>(entry, 3, source);
       if (random.size() != 3) {
         throw Error(ErrorCode::kCorrupt, fmt::format("{}: entry {} has {} numbers, expected 3",
-                                                     path.string(), entry.name, random.size()));
+                                                     source, entry.name, random.size()));
       }
       session.seed = std::bit_cast<uint64_t>(random[0]);
       session.stream = std::bit_cast<uint64_t>(random[1]);
       session.random_offset = std::bit_cast<uint64_t>(random[2]);
     } else {
-      throw Error(ErrorCode::kCorrupt,
-                  fmt::format("{}: unknown entry {}", path.string(), entry.name));
+      throw Error(ErrorCode::kCorrupt, fmt::format("{}: unknown entry {}", source, entry.name));
     }
   }
-  session.state = State(file.fingerprint(), {file.positions()[0]}, std::move(entries));
   return session;
 }
 

@@ -51,5 +51,9 @@ void WriteSession(const std::filesystem::path& path, const Session& session);
 // Throws what ReadStateFor does for another model's state, kInvalidArgument for a state of several
 // sequences, kCorrupt for session entries that no session has.
 Session ReadSession(const std::filesystem::path& path, const LanguageModel& model);
+// The same from the state that a file holds. `initial` is the model's state of one sequence,
+// `source` what messages call the file.
+Session ParseSession(const State& file, const State& initial, int64_t vocab_size,
+                     const std::string& source);
 
 }  // namespace adder

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <map>
@@ -253,6 +254,12 @@ std::string FromAscii(std::string_view ascii) {
   return text;
 }
 
+// Short, and never rounded.
+std::string BoundText(double value) {
+  const std::string text = fmt::format("{:g}", value);
+  return std::strtod(text.c_str(), nullptr) == value ? text : fmt::format("{}", value);
+}
+
 std::string Expected(const Field& field) {
   struct Visitor {
     std::string operator()(const IntegerField& f) const {
@@ -260,7 +267,7 @@ std::string Expected(const Field& field) {
                            : fmt::format("a whole number from {} to {}", f.min, f.max);
     }
     std::string operator()(const RealField& f) const {
-      return fmt::format("a number from {:g} to {:g}", f.min, f.max);
+      return fmt::format("a number from {} to {}", BoundText(f.min), BoundText(f.max));
     }
     std::string operator()(const BoolField&) const { return "true or false"; }
     std::string operator()(const TextField&) const { return "a string"; }
@@ -462,6 +469,12 @@ void Collect(const toml::table& document, const std::string& source,
   }
 }
 
+bool TakesText(const Field& field) {
+  return std::holds_alternative<TextField>(field.target) ||
+         std::holds_alternative<ListField>(field.target) ||
+         std::holds_alternative<ChoiceField>(field.target);
+}
+
 bool IsBudget(std::string_view name) {
   return name == "train.steps" || name == "train.tokens" || name == "train.minutes";
 }
@@ -517,7 +530,8 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
   const toml::table document = ParseToml(toml, source);
   Collect(document, source, fields, &settings);
 
-  // Overrides are one-key documents; a value that is no TOML is text.
+  // Overrides are one-key documents. Where the key is one of text, a value that is none is text
+  // without its quotes, as in output.run=2024.
   std::vector<toml::table> override_documents;
   override_documents.reserve(overrides.size());
   std::set<std::string> set_budgets;
@@ -527,8 +541,9 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
     if (equals == std::string::npos) Fail(where, "expected section.key=value");
     const std::string name = text.substr(0, equals);
     const std::string value = text.substr(equals + 1);
-    if (std::none_of(fields.begin(), fields.end(),
-                     [&](const Field& f) { return f.name == name; })) {
+    const auto field =
+        std::find_if(fields.begin(), fields.end(), [&](const Field& f) { return f.name == name; });
+    if (field == fields.end()) {
       Fail(where, fmt::format("unknown key {}{}", Quote(name), Suggestion(fields, name)));
     }
     toml::table parsed;
@@ -537,7 +552,14 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
     } catch (const Error&) {
       parsed.clear();
     }
-    if (parsed.size() != 1) {
+    const toml::node* node = parsed.size() == 1 ? parsed.get("value") : nullptr;
+    const bool is_text = node != nullptr && (node->is_string() || node->is_array());
+    if (node == nullptr || (!is_text && TakesText(*field))) {
+      if (value.find('\\') != std::string::npos) {
+        Fail(where,
+             "text with a backslash needs TOML's quotes: \"\\n\" is a line's end, '\\n' a "
+             "backslash and an n (and the shell needs quotes around both)");
+      }
       parsed.clear();
       parsed.insert("value", ToAscii(value));
     }

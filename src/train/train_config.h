@@ -90,7 +90,8 @@ struct TrainConfig {
 };
 
 // Reads a config from TOML text; `source` is what messages call it. `overrides` are "section.key=
-// value" with a TOML value, or plain text where a string is expected; one that sets a budget
+// value" with a TOML value, or plain text without backslashes where a string is expected; one that
+// sets a budget
 // (train.steps, .tokens, .minutes) replaces the config's. Throws kInvalidArgument with one line
 // that names source and line, the key, what is there and what was expected: for text that is no
 // TOML, an unknown key, a wrong type, a value out of range or out of sense.

@@ -133,6 +133,43 @@ TEST(TrainConfigTest, OverridesReplaceValues) {
   EXPECT_THAT(MessageOf(least, {"train.batch=4\nfoo=5"}), HasSubstr("expected a whole number"));
 }
 
+TEST(TrainConfigTest, OverridesOfTextNeedNoQuotes) {
+  const auto run_of = [](const std::string& value) {
+    const std::vector<std::string> overrides = {"output.run=" + value};
+    return ParseTrainConfig(kLeast, "run.toml", overrides).output.run;
+  };
+  EXPECT_EQ(run_of("2024"), "2024");
+  EXPECT_EQ(run_of("true"), "true");
+  EXPECT_EQ(run_of("1979-05-27"), "1979-05-27");
+  EXPECT_EQ(run_of("\"a\\tb\""), "a\tb");
+  EXPECT_EQ(run_of("'a\\tb'"), "a\\tb");
+  const std::vector<std::string> list = {"data.train=1984"};
+  EXPECT_THAT(ParseTrainConfig(kLeast, "run.toml", list).data.train, ElementsAre("1984"));
+  const std::vector<std::string> separator = {"data.separator=\"\\n\""};
+  EXPECT_EQ(ParseTrainConfig(kLeast, "run.toml", separator).data.separator, "\n");
+  // What a shell makes of data.separator="\n": neither meaning is taken silently.
+  EXPECT_THAT(MessageOf(std::string(kLeast), {"data.separator=\\n"}),
+              HasSubstr("text with a backslash needs TOML's quotes"));
+}
+
+TEST(TrainConfigTest, RangesAreNotRounded) {
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "[optimizer]\nbeta2 = 1\n"),
+              HasSubstr("optimizer.beta2 is 1, expected a number from 0 to 0.99999999"));
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "[optimizer]\neps = 0\n"),
+              HasSubstr("expected a number from 1e-30 to 1"));
+}
+
+// The comments of the recipes say how to train on other text.
+TEST(TrainConfigTest, RecipesTakeOtherText) {
+  const std::vector<std::string> overrides = {"data.train=[\"books/*.txt\"]", "data.valid=[]",
+                                              "data.valid_fraction=0.01"};
+  const std::filesystem::path recipe = ADDER_SOURCE_DIR "/configs/classics-20min.toml";
+  const TrainConfig config = ReadTrainConfig(recipe, overrides);
+  EXPECT_TRUE(config.data.valid.empty());
+  const std::string text = ReadFile(recipe);
+  for (const std::string& override : overrides) EXPECT_THAT(text, HasSubstr(override));
+}
+
 TEST(TrainConfigTest, PublishedSizesGiveDimensionsThatKeysOverride) {
   const TrainConfig config =
       ParseTrainConfig(std::string(kLeast) + "[model]\nn_layer = 3\nsize = \"130m\"\n", "run.toml");

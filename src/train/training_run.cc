@@ -45,6 +45,12 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
+// Without a slash at its end, which would leave no name.
+fs::path AbsolutePath(const fs::path& path) {
+  const fs::path absolute = fs::absolute(path).lexically_normal();
+  return absolute.has_filename() ? absolute : absolute.parent_path();
+}
+
 // A run begun anywhere can go on from anywhere.
 std::vector<std::string> AbsolutePatterns(std::vector<std::string> patterns) {
   for (std::string& pattern : patterns) {
@@ -316,9 +322,10 @@ class Run {
   void WriteCurve() const {
     WriteFileAtomically(
         folder_.loss_curve(),
-        RenderLossCurve(metrics_->history(),
-                        fmt::format("{}: {} parameters", folder_.path().filename().string(),
-                                    CountParameters(model_))));
+        RenderLossCurve(
+            metrics_->history(),
+            fmt::format("{}: {} parameters", fs::path(config_.output.run).filename().string(),
+                        CountParameters(model_))));
   }
 
   void WriteModel() const {
@@ -445,11 +452,11 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
   if (config.train.threads > 0) cpu::SetThreadCount(static_cast<int>(config.train.threads));
   // What the run depends on is written down, so that it can go on the same.
   config.train.threads = cpu::ThreadCount();
-  config.output.run = fs::absolute(path).lexically_normal().string();
+  config.output.run = AbsolutePath(path).string();
   config.data.train = AbsolutePatterns(config.data.train);
   config.data.valid = AbsolutePatterns(config.data.valid);
   if (!config.model.checkpoint.empty()) {
-    config.model.checkpoint = fs::absolute(config.model.checkpoint).lexically_normal().string();
+    config.model.checkpoint = AbsolutePath(config.model.checkpoint).string();
   }
   // Text and dimensions are checked before anything is written.
   Corpora corpora = OpenCorpora(config.data, stop);

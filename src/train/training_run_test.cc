@@ -490,6 +490,13 @@ TEST_F(TrainingRunTest, FoldersAndTextsThatDoNotFitAreNamed) {
   RunTraining(config, folder_ / "binary_run", false);
 }
 
+TEST_F(TrainingRunTest, TheCurveIsNamedAfterTheFolder) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.train.steps = 2;
+  RunTraining(config, folder_ / "a run/", false);
+  EXPECT_THAT(ReadFile(folder_ / "a run/loss.svg"), HasSubstr(">a run: "));
+}
+
 TEST_F(TrainingRunTest, BeginsFromAModelAndExtendsARun) {
   TrainConfig config = TinyConfig(folder_ / "text");
   RunTraining(config, folder_ / "first", false);
