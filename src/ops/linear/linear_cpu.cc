@@ -1,18 +1,21 @@
 // linear on the CPU: oneDNN for many rows, a kernel that streams W for few.
 #include <algorithm>
+#include <cstring>
 
 #include "adder/backend/cpu/matmul.h"
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/unpack_kernel.h"
 #include "adder/ops/linear/linear_backends.h"
+#include "adder/ops/linear/linear_int8_kernel.h"
 #include "adder/ops/linear/linear_kernel.h"
 
 namespace adder::cpu {
 namespace {
 
-// Up to how many rows the kernel is faster than oneDNN, which takes f32 and bf16 as they are and
-// all else once it is unpacked. Measured with linear_bench on a Zen 4 core.
-int64_t FewRows(DType x, DType W) { return x == W && W != DType::kF16 ? 16 : 64; }
+// Up to how many rows of x, as the kernel takes it, the kernel is faster than oneDNN, which takes
+// f32 and bf16 as they are and all else once it is unpacked. Measured with linear_bench on a Zen 4
+// core.
+int64_t FewRows(DType x, DType W) { return x == DType::kF32 && W != DType::kF32 ? 32 : 16; }
 // Elements of W that are worth a thread.
 constexpr int64_t kGrainElements = 8192;
 // Elements of W that are unpacked at once for oneDNN: they stay in the last-level cache.
@@ -39,7 +42,23 @@ Tensor Operand(const Tensor& x, const Tensor& W) {
   return wide;
 }
 
-// Blocks of rows of W, unpacked to x's dtype, through oneDNN.
+// Copies the rows of a dense block to columns of y.
+void CopyRows(const Tensor& block, const Tensor& columns) {
+  const int64_t size = DTypeSize(block.dtype());
+  const auto row_bytes = static_cast<size_t>(block.dim(1) * size);
+  ParallelFor(block.dim(0), std::max<int64_t>(1, 16384 / block.dim(1)),
+              [&](int64_t begin, int64_t end, int) {
+                const auto* from = static_cast<const std::byte*>(block.raw());
+                auto* to = static_cast<std::byte*>(columns.raw());
+                for (int64_t row = begin; row < end; ++row) {
+                  std::memcpy(to + row * columns.stride(0) * size, from + row * block.dim(1) * size,
+                              row_bytes);
+                }
+              });
+}
+
+// Blocks of rows of W, unpacked to x's dtype, through oneDNN: which is slow, for few rows less than
+// half as fast, where it writes to columns of a wider matrix.
 void MultiplyUnpacked(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
   const int64_t N = W.dim(0);
   const int64_t K = W.dim(1);
@@ -58,9 +77,46 @@ void MultiplyUnpacked(const Tensor& x, const Tensor& W, const Tensor& bias, cons
                               .rows = end - begin,
                               .K = K});
                 });
-    MatMul(x, unpacked.Rows(0, count), bias ? bias.Slice(0, n, count) : Tensor(),
-           y.Columns(n, count), {.transpose_B = true});
+    const Tensor columns = y.Columns(n, count);
+    const Tensor result =
+        columns.contiguous() ? columns : Tensor::Empty(columns.shape(), columns.dtype());
+    MatMul(x, unpacked.Rows(0, count), bias ? bias.Slice(0, n, count) : Tensor(), result,
+           {.transpose_B = true});
+    if (!columns.contiguous()) CopyRows(result, columns);
   }
+}
+
+// bf16 has 8 significant bits anyway.
+bool RoundsToInt8(const Tensor& x, const Tensor& W) {
+  return x.dtype() == DType::kBF16 && IsQuantized(W.dtype()) && HasInt8Products();
+}
+
+void MultiplyInt8(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
+  const int64_t rows = x.dim(0);
+  const int64_t K = x.dim(1);
+  const int64_t row_bytes = (K + 63) / 64 * static_cast<int64_t>(sizeof(Int8Activations));
+  const Tensor rounded = Tensor::Empty({rows, row_bytes}, DType::kU8);
+  auto* activations = static_cast<Int8Activations*>(rounded.raw());
+  Int8ActivationsKernel({.x = x.data<BFloat16>(),
+                         .x_stride = x.stride(0),
+                         .W_dtype = W.dtype(),
+                         .to = activations,
+                         .rows = rows,
+                         .K = K});
+  ParallelFor(W.dim(0), kGrainElements / K, [&](int64_t begin, int64_t end, int) {
+    LinearInt8Kernel({.x = activations,
+                      .W = W.raw(),
+                      .W_dtype = W.dtype(),
+                      .W_row_bytes = RowBytes(W),
+                      .bias = bias ? bias.data<float>() : nullptr,
+                      .y = y.raw(),
+                      .y_dtype = y.dtype(),
+                      .y_stride = y.stride(0),
+                      .rows = rows,
+                      .K = K,
+                      .begin = begin,
+                      .end = end});
+  });
 }
 
 }  // namespace
@@ -71,10 +127,11 @@ void Linear(const Tensor& x_any, const Tensor& W, const Tensor& bias, const Tens
   if (y.elements() == 0) return;
   if (K == 0) return MatMul(x_any, W.To(x_any.dtype()), bias, y, {.transpose_B = true});
   const Tensor x = Operand(x_any, W);
-  if (rows > FewRows(x_any.dtype(), W.dtype())) {
+  if (rows > FewRows(x.dtype(), W.dtype())) {
     if (x.dtype() == W.dtype()) return MatMul(x, W, bias, y, {.transpose_B = true});
     return MultiplyUnpacked(x, W, bias, y);
   }
+  if (RoundsToInt8(x, W)) return MultiplyInt8(x, W, bias, y);
   ParallelFor(W.dim(0), kGrainElements / K, [&](int64_t begin, int64_t end, int) {
     LinearKernel({.x = x.raw(),
                   .x_dtype = x.dtype(),

@@ -7,6 +7,7 @@
 
 #include "adder/backend/cpu/simd.h"
 #include "adder/backend/cpu/unpack_simd.h"
+#include "adder/ops/linear/linear_results_simd.h"
 
 namespace adder::cpu::ADDER_ISA {
 namespace {
@@ -67,42 +68,6 @@ template <class Product>
 ADDER_SIMD const typename Product::X* RowOfX(const LinearArguments& a, int64_t row) {
   return static_cast<const typename Product::X*>(a.x) + row * a.x_stride;
 }
-// Adds each kStride-th lane's neighbours up to the next to it.
-template <int kStride>
-ADDER_SIMD F32 SumNeighbours(F32 v) {
-  if constexpr (kStride == 1) {
-    return v;
-  } else {
-    return SumNeighbours<kStride / 2>(v + InterleaveOdd<kStride / 2>(v, v));
-  }
-}
-// The sum of each of kCount vectors' lanes, sum i in lane i · kLanes / kCount; v is overwritten.
-// The order of the additions does not depend on kCount.
-template <int kCount>
-ADDER_SIMD F32 SumOfEach(F32* v) {
-  return SumNeighbours<kLanes / kCount>(FoldSums<kCount>(v));
-}
-
-// y[i · stride] = the sum in lane i · kStep, for i < count.
-template <int kStep, class Y>
-ADDER_SIMD void StoreLanes(F32 sums, int64_t count, Y* y, int64_t stride) {
-  Y values[kLanes];
-  Store(sums, values);
-  for (int64_t i = 0; i < count; ++i) y[i * stride] = values[i * kStep];
-}
-template <int kStep>
-ADDER_SIMD void StoreResults(const LinearArguments& a, F32 sums, int64_t count, int64_t at,
-                             int64_t stride) {
-  switch (a.y_dtype) {
-    case DType::kBF16:
-      return StoreLanes<kStep>(sums, count, static_cast<BFloat16*>(a.y) + at, stride);
-    case DType::kF16:
-      return StoreLanes<kStep>(sums, count, static_cast<Half*>(a.y) + at, stride);
-    default:
-      return StoreLanes<kStep>(sums, count, static_cast<float*>(a.y) + at, stride);
-  }
-}
-
 // ---- Few rows -----------------------------------------------------------------------------------
 
 // Vector i of group g of a block of W's row.
@@ -175,13 +140,7 @@ void DirectTile(const LinearArguments& a, int64_t row, int64_t output) {
       }
     }
   }
-  constexpr int kLane = kLanes / kOutputs;
-  F32 bias = Zero();
-  for (int j = 0; j < kOutputs && a.bias != nullptr; ++j) bias[j * kLane] = a.bias[output + j];
-  for (int r = 0; r < kRows; ++r) {
-    StoreResults<kLane>(a, SumOfEach<kOutputs>(sums[r]) + bias, kOutputs,
-                        (row + r) * a.y_stride + output, 1);
-  }
+  for (int r = 0; r < kRows; ++r) StoreRow<kOutputs>(a, sums[r], row + r, output);
 }
 
 template <class Product, class T, int kRows>

@@ -13,12 +13,13 @@ constexpr const char* kOp = "softmax_cross_entropy";
 constexpr const char* kBackwardOp = "softmax_cross_entropy backward";
 
 void CheckInputs(const ArgumentCheck& check, const SoftmaxCrossEntropyInputs& inputs,
-                 std::initializer_list<DType> operands, DType sums) {
+                 std::initializer_list<DType> activations, std::initializer_list<DType> weights,
+                 DType sums) {
   const auto& [hidden, W, bias, targets] = inputs;
   check.Rank(hidden, "hidden", 2);
   check.Rank(W, "W", 2);
-  check.Rows(hidden, "hidden", operands, hidden.shape());
-  check.Rows(W, "W", {hidden.dtype()}, {W.dim(0), hidden.dim(1)});
+  check.Rows(hidden, "hidden", activations, hidden.shape());
+  check.Rows(W, "W", weights, {W.dim(0), hidden.dim(1)});
   check.That(W.dim(0) >= 1, "the vocabulary is empty");
   check.OptionalDense(bias, "bias", {sums}, {W.dim(0)});
   check.Dense(targets, "targets", {DType::kI32}, {hidden.dim(0)});
@@ -28,9 +29,10 @@ void CheckInputs(const ArgumentCheck& check, const SoftmaxCrossEntropyInputs& in
 
 void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                               const SoftmaxCrossEntropyOutputs& outputs,
-                              std::initializer_list<DType> operands, DType sums) {
+                              std::initializer_list<DType> activations,
+                              std::initializer_list<DType> weights, DType sums) {
   const ArgumentCheck check(kOp, inputs.hidden.device());
-  CheckInputs(check, inputs, operands, sums);
+  CheckInputs(check, inputs, activations, weights, sums);
   check.Dense(outputs.loss, "loss", {sums}, {inputs.hidden.dim(0)});
   check.OptionalDense(outputs.log_sum_exp, "log_sum_exp", {sums}, {inputs.hidden.dim(0)});
 }
@@ -40,7 +42,7 @@ void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
                                       const SoftmaxCrossEntropyGradients& gradients,
                                       std::initializer_list<DType> operands, DType sums) {
   const ArgumentCheck check(kBackwardOp, inputs.hidden.device());
-  CheckInputs(check, inputs, operands, sums);
+  CheckInputs(check, inputs, operands, {inputs.hidden.dtype()}, sums);
   const Shape& shape = inputs.hidden.shape();
   check.Dense(log_sum_exp, "log_sum_exp", {sums}, {shape[0]});
   check.Dense(d_loss, "d_loss", {sums}, {shape[0]});
@@ -62,7 +64,10 @@ void CheckTargets(const Tensor& targets, int64_t vocab) {
 
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                          const SoftmaxCrossEntropyOutputs& outputs) {
-  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
+  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16},
+                           {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0,
+                            DType::kQ4_K, DType::kQ6_K},
+                           DType::kF32);
   if (inputs.hidden.device().type != DeviceType::kCpu) {
     ThrowNoBackend(kOp, inputs.hidden.device());
   }

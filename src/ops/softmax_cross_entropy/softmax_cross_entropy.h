@@ -17,7 +17,7 @@ namespace adder {
 
 struct SoftmaxCrossEntropyInputs {
   Tensor hidden = {};   // [rows, K]: f32, bf16 or f16 (the reference: f64)
-  Tensor W = {};        // [vocab, K], hidden's dtype
+  Tensor W = {};        // [vocab, K], any of these dtypes or quantized; backwards hidden's dtype
   Tensor bias = {};     // f32 [vocab], or not given
   Tensor targets = {};  // i32 [rows], each in [0, vocab) or kIgnoreTarget
 };

@@ -8,11 +8,12 @@
 
 namespace adder {
 
-// Throw kInvalidArgument unless all tensors agree. `operands`: dtypes that hidden and W may have;
-// `sums`: the dtype of losses, biases and gradients of parameters.
+// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and W
+// may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and gradients of parameters.
 void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                               const SoftmaxCrossEntropyOutputs& outputs,
-                              std::initializer_list<DType> operands, DType sums);
+                              std::initializer_list<DType> activations,
+                              std::initializer_list<DType> weights, DType sums);
 void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
                                       const Tensor& log_sum_exp, const Tensor& d_loss,
                                       const SoftmaxCrossEntropyGradients& gradients,

@@ -26,7 +26,7 @@ std::vector<double> LogitsOfRow(const SoftmaxCrossEntropyInputs& inputs, int64_t
 
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                          const SoftmaxCrossEntropyOutputs& outputs) {
-  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF64}, DType::kF64);
+  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF64}, {DType::kF64}, DType::kF64);
   CheckTargets(inputs.targets, inputs.W.dim(0));
   for (int64_t t = 0; t < inputs.hidden.dim(0); ++t) {
     const std::vector<double> logits = LogitsOfRow(inputs, t);

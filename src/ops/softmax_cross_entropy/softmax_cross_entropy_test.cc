@@ -142,6 +142,22 @@ TEST(SoftmaxCrossEntropyTest, AgreesAcrossBlocksOfRows) {
   Compare(bytes, DType::kF32, true, false);
 }
 
+// Inference with small weights: the loss is that of the weights they stand for.
+TEST(SoftmaxCrossEntropyTest, TakesOtherWeightsThanActivations) {
+  Random random(9);
+  const Problem p(random, 40, 256, 100);
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_K}) {
+    auto inputs = p.Actual(DType::kF32);
+    inputs.W = inputs.W.To(dtype);
+    auto expected_inputs = p.Reference(DType::kF32, true);
+    expected_inputs.W = inputs.W.To(DType::kF64);
+    EXPECT_TRUE(Near(Forward(inputs).loss, Forward(expected_inputs).loss, 5e-6))
+        << DTypeName(dtype);
+    EXPECT_THROW(Backward(inputs, Tensor::Zeros({40}, DType::kF32), p.d_loss.To(DType::kF32)),
+                 Error);
+  }
+}
+
 TEST(SoftmaxCrossEntropyTest, ExtremeLogits) {
   Random random(4);
   test::ForEveryInstructionSet([&] {
@@ -230,7 +246,7 @@ TEST(SoftmaxCrossEntropyTest, RefusesTensorsThatDisagree) {
   refuses([](auto& i) { i.hidden = Tensor::Zeros({4}, DType::kF32); });
   refuses([](auto& i) { i.W = Tensor::Zeros({5, 3}, DType::kF32); });
   refuses([](auto& i) { i.W = Tensor::Zeros({0, 4}, DType::kF32); });
-  refuses([](auto& i) { i.W = i.W.To(DType::kBF16); });
+  refuses([](auto& i) { i.W = i.W.To(DType::kF64); });
   refuses([](auto& i) { i.bias = Tensor::Zeros({4}, DType::kF32); });
   refuses([](auto& i) { i.targets = Tensor::Zeros({4}, DType::kI32); });
   refuses([](auto& i) { i.targets = Tensor::Zeros({3}, DType::kI64); });
