@@ -12,6 +12,7 @@
 namespace adder {
 namespace {
 
+using recording::AddProduct;
 using recording::CheckRank;
 using recording::Compute;
 using recording::Grad;
@@ -24,12 +25,6 @@ using recording::Value;
 Tensor ConvKernel(const Tensor& weight) {
   if (!weight.defined() || weight.rank() != 3 || weight.dim(1) != 1) return weight;
   return weight.Reshape({weight.dim(0), weight.dim(2)});
-}
-
-// a[i] += b[i] · c[i]; dense f32 tensors of one shape, as small as A.
-void AddProduct(const Tensor& a, const Tensor& b, const Tensor& c) {
-  float* sum = a.data<float>();
-  for (int64_t i = 0; i < a.elements(); ++i) sum[i] += b.data<float>()[i] * c.data<float>()[i];
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "adder/autograd/tape.h"
@@ -52,6 +53,31 @@ Variable SelectiveScan(Tape* tape, const SelectiveScanVariables& inputs,
                        const SelectiveScanParameters& parameters, const SequenceLayout& layout,
                        int64_t groups = 1, Variable* h = nullptr,
                        MemoryUpdate update = MemoryUpdate::kReplace);
+
+struct SsdVariables {
+  Variable x;     // [rows, heads · head_dim]
+  Variable dt;    // [rows, heads]
+  Variable B, C;  // [rows, groups · N]
+};
+// A_log.compute holds A = -exp(A_log), f32 [heads]; its gradient is that of A_log: dA · A.
+struct SsdParameters {
+  const Parameter* A_log = nullptr;
+  const Parameter* D = nullptr;        // null: no skip connection
+  const Parameter* dt_bias = nullptr;  // null: 0
+};
+struct SsdOptions {
+  int64_t head_dim = 1;
+  int64_t groups = 1;
+  double dt_min = 0;  // limits of softplus(dt + dt_bias)
+  double dt_max = std::numeric_limits<double>::infinity();
+};
+// Mamba-2's state space dual; y: [rows, heads · head_dim]. All of the variables may be columns of
+// projections. h: null (begin from zero, keep nothing), or the memory to begin from, f32
+// [sequences, heads, head_dim, N] (undefined: zero), replaced by the state after each sequence's
+// last row.
+Variable Ssd(Tape* tape, const SsdVariables& variables, const SsdParameters& parameters,
+             const SequenceLayout& layout, const SsdOptions& options, Variable* h = nullptr,
+             MemoryUpdate update = MemoryUpdate::kReplace);
 
 // The norm of r = x + residual, in y_dtype. residual may be undefined. sum: null, or set to r, f32
 // (x itself where that is r already).

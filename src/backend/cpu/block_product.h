@@ -158,4 +158,65 @@ static void UnpackRows(const float* from, int64_t from_stride, int64_t rows, int
   }
 }
 
+// ---- Packing of a dtype known at run time -------------------------------------------------------
+
+// Rows here is a struct of `data`, a pointer to void, and `stride`, the elements from a row to the
+// next; what is packed are `rows` rows and `columns` columns from (row, column) on.
+template <class T, class Rows>
+ADDER_SIMD T* At(const Rows& rows, int64_t row, int64_t column) {
+  return static_cast<T*>(rows.data) + row * rows.stride + column;
+}
+
+template <class Rows>
+static void Pack(const Rows& from, DType dtype, int64_t row, int64_t column, int64_t rows,
+                 int64_t columns, float scale, float* to, int64_t to_stride) {
+  switch (dtype) {
+    case DType::kBF16:
+      return PackRows(At<BFloat16>(from, row, column), from.stride, rows, columns, scale, to,
+                      to_stride);
+    case DType::kF16:
+      return PackRows(At<Half>(from, row, column), from.stride, rows, columns, scale, to,
+                      to_stride);
+    default:
+      return PackRows(At<float>(from, row, column), from.stride, rows, columns, scale, to,
+                      to_stride);
+  }
+}
+
+template <class Rows>
+static void PackColumns(const Rows& from, DType dtype, int64_t row, int64_t column, int64_t rows,
+                        int64_t columns, float* to, int64_t to_stride) {
+  switch (dtype) {
+    case DType::kBF16:
+      return PackTransposed(At<BFloat16>(from, row, column), from.stride, rows, columns, to,
+                            to_stride);
+    case DType::kF16:
+      return PackTransposed(At<Half>(from, row, column), from.stride, rows, columns, to, to_stride);
+    default:
+      return PackTransposed(At<float>(from, row, column), from.stride, rows, columns, to,
+                            to_stride);
+  }
+}
+
+template <class Rows>
+static void Unpack(const float* from, int64_t from_stride, int64_t rows, int64_t columns,
+                   float scale, const Rows& to, DType dtype, int64_t row, int64_t column) {
+  switch (dtype) {
+    case DType::kBF16:
+      return UnpackRows(from, from_stride, rows, columns, scale, At<BFloat16>(to, row, column),
+                        to.stride);
+    case DType::kF16:
+      return UnpackRows(from, from_stride, rows, columns, scale, At<Half>(to, row, column),
+                        to.stride);
+    default:
+      return UnpackRows(from, from_stride, rows, columns, scale, At<float>(to, row, column),
+                        to.stride);
+  }
+}
+
+// `count` floats, rounded up to a vector.
+ADDER_SIMD void SetZeros(float* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) Store(Zero(), to + i);
+}
+
 }  // namespace adder::cpu::ADDER_ISA

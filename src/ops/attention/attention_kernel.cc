@@ -18,59 +18,6 @@ constexpr float kMinusInfinity = -__builtin_inff();
 ADDER_SIMD int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 ADDER_SIMD int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-template <class T>
-ADDER_SIMD T* At(const AttentionRows& rows, int64_t row, int64_t column) {
-  return static_cast<T*>(rows.data) + row * rows.stride + column;
-}
-
-void Pack(const AttentionRows& from, DType dtype, int64_t row, int64_t column, int64_t rows,
-          int64_t columns, float scale, float* to, int64_t to_stride) {
-  switch (dtype) {
-    case DType::kBF16:
-      return PackRows(At<BFloat16>(from, row, column), from.stride, rows, columns, scale, to,
-                      to_stride);
-    case DType::kF16:
-      return PackRows(At<Half>(from, row, column), from.stride, rows, columns, scale, to,
-                      to_stride);
-    default:
-      return PackRows(At<float>(from, row, column), from.stride, rows, columns, scale, to,
-                      to_stride);
-  }
-}
-
-void PackColumns(const AttentionRows& from, DType dtype, int64_t row, int64_t column, int64_t rows,
-                 int64_t columns, float* to, int64_t to_stride) {
-  switch (dtype) {
-    case DType::kBF16:
-      return PackTransposed(At<BFloat16>(from, row, column), from.stride, rows, columns, to,
-                            to_stride);
-    case DType::kF16:
-      return PackTransposed(At<Half>(from, row, column), from.stride, rows, columns, to, to_stride);
-    default:
-      return PackTransposed(At<float>(from, row, column), from.stride, rows, columns, to,
-                            to_stride);
-  }
-}
-
-void Unpack(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float scale,
-            const AttentionRows& to, DType dtype, int64_t row, int64_t column) {
-  switch (dtype) {
-    case DType::kBF16:
-      return UnpackRows(from, from_stride, rows, columns, scale, At<BFloat16>(to, row, column),
-                        to.stride);
-    case DType::kF16:
-      return UnpackRows(from, from_stride, rows, columns, scale, At<Half>(to, row, column),
-                        to.stride);
-    default:
-      return UnpackRows(from, from_stride, rows, columns, scale, At<float>(to, row, column),
-                        to.stride);
-  }
-}
-
-void SetZeros(float* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes) Store(Zero(), to + i);
-}
-
 // ---- Many rows ----------------------------------------------------------------------------------
 
 // A row's running maximum, its sum in kLanes parts, and the sum of values weighted by 2^(score -
