@@ -20,6 +20,7 @@ void AddEvalCommand(CLI::App& app);
 void AddBenchCommand(CLI::App& app);
 void AddInspectCommand(CLI::App& app);
 void AddLogitsCommand(CLI::App& app);
+void AddConvertCommand(CLI::App& app);
 void AddSelectionCommand(CLI::App& app);
 
 // Flags that contradict each other or that no option validator can check: exit code 2.

@@ -16,8 +16,8 @@
 #include "adder/cli/numbers.h"
 #include "adder/cli/standard_output.h"
 #include "adder/formats/json.h"
-#include "adder/formats/sharded_safetensors.h"
 #include "adder/models/checkpoint.h"
+#include "adder/models/hugging_face_config.h"
 #include "adder/text/tokenizer.h"
 
 namespace adder {
@@ -31,34 +31,26 @@ struct Options {
   bool json = false;
 };
 
-// The dtype that most bytes of the checkpoint have: computing in it, the model is its mapped file.
-DType StoredDType(const fs::path& directory) {
-  std::map<DType, int64_t> bytes;
-  const ShardedSafetensors file = ShardedSafetensors::Open(directory);
-  for (const auto& [name, tensor] : file.tensors()) {
-    bytes[tensor.dtype()] += tensor.bytes();
-  }
-  const auto most = std::max_element(
-      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most != bytes.end() && IsFloating(most->first) ? most->first : DType::kF32;
-}
-
 // Everything there is to say, as JSON has it and as the tables show it.
 struct Report {
-  explicit Report(const fs::path& directory) : model(LoadModel(directory, StoredDType(directory))) {
+  explicit Report(const fs::path& path) : model(LoadModel(path, DType::kF32)) {
     for (const Parameter& parameter : std::as_const(*model).parameters()) {
       elements += parameter.value.elements();
       bytes += parameter.value.bytes();
     }
     try {
-      tokenizer = Tokenizer::Load(directory);
+      tokenizer = Tokenizer::Load(path);
     } catch (const Error& error) {
       no_tokenizer = error.what();
     }
-    for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-      if (entry.is_regular_file()) {
-        files.emplace_back(entry.path().filename().string(),
-                           static_cast<int64_t>(entry.file_size()));
+    const auto add_file = [&](const fs::path& file) {
+      files.emplace_back(file.filename().string(), static_cast<int64_t>(fs::file_size(file)));
+    };
+    if (fs::is_regular_file(path)) {
+      add_file(path);
+    } else {
+      for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+        if (entry.is_regular_file()) add_file(entry.path());
       }
     }
     std::sort(files.begin(), files.end());
@@ -77,24 +69,59 @@ struct Report {
   std::vector<std::pair<std::string, int64_t>> files;
 };
 
-// The config in the names of the paper.
-JsonValue::Object ConfigFields(const ModelConfig& config) {
-  return {
-      {"vocab_size", config.vocab_size},
-      {"d_model", config.d_model},
-      {"n_layer", config.n_layer},
-      {"d_state", config.d_state},
-      {"d_conv", config.d_conv},
-      {"expand", config.expand},
-      {"d_inner", config.d_inner},
-      {"dt_rank", config.dt_rank},
-      {"use_bias", config.use_bias},
-      {"use_conv_bias", config.use_conv_bias},
-      {"tie_word_embeddings", config.tie_word_embeddings},
-      {"norm_eps", config.norm_eps},
-      {"bos_token_id", config.bos_token_id},
-      {"eos_token_id", config.eos_token_id},
+// The config in the names of the papers: what the architecture has.
+JsonValue::Object ConfigFields(const ModelConfig& c) {
+  JsonValue::Object fields = {{"vocab_size", c.vocab_size},
+                              {"d_model", c.d_model},
+                              {"n_layer", c.n_layer},
+                              {"tie_word_embeddings", c.tie_word_embeddings},
+                              {"norm_eps", c.norm_eps},
+                              {"bos_token_id", c.bos_token_id},
+                              {"eos_token_id", c.eos_token_id}};
+  const auto add = [&](const JsonValue::Object& more) {
+    fields.insert(fields.end(), more.begin(), more.end());
   };
+  if (!c.is_transformer()) {
+    add({{"d_state", c.d_state},
+         {"d_conv", c.d_conv},
+         {"expand", c.expand},
+         {"d_inner", c.d_inner},
+         {"use_bias", c.use_bias},
+         {"use_conv_bias", c.use_conv_bias}});
+    if (c.architecture == Architecture::kMamba2) {
+      add({{"head_dim", c.head_dim}, {"n_groups", c.n_groups}});
+    } else {
+      add({{"dt_rank", c.dt_rank}});
+    }
+  }
+  if (c.is_transformer() || !c.attention_layers.empty()) {
+    const AttentionConfig& a = c.attention;
+    add({{"n_head", a.n_head},
+         {"n_kv_head", a.n_kv_head},
+         {"d_head", a.d_head},
+         {"rotary_dim", a.rotary_dim},
+         {"rope_theta", a.rope_theta}});
+  }
+  if (!c.attention_layers.empty()) {
+    JsonValue::Array layers;
+    for (const int64_t layer : c.attention_layers) layers.emplace_back(layer);
+    add({{"attention_layers", std::move(layers)}});
+  }
+  if (c.d_intermediate > 0) add({{"d_intermediate", c.d_intermediate}});
+  return fields;
+}
+
+// Bytes that a sequence's memory grows by with each row.
+int64_t StateBytesPerRow(const BlockLanguageModel& model) {
+  int64_t bytes = 0;
+  const State state = model.InitialState(1);
+  for (const State::Entry& entry : state.entries()) {
+    if (!entry.grows) continue;
+    int64_t elements = 1;
+    for (int i = 2; i < entry.value.rank(); ++i) elements *= entry.value.dim(i);
+    bytes += elements * DTypeSize(entry.value.dtype());
+  }
+  return bytes;
 }
 
 void PrintJson(const Report& report) {
@@ -119,12 +146,13 @@ void PrintJson(const Report& report) {
                                   {"vocab_size", report.tokenizer->vocab_size()}};
   }
   const JsonValue json(JsonValue::Object{
-      {"architecture", "MambaForCausalLM"},
+      {"architecture", HuggingFaceClass(report.model->config().architecture)},
       {"config", ConfigFields(report.model->config())},
       {"parameters", std::move(parameters)},
       {"parameter_count", report.elements},
       {"parameter_bytes", report.bytes},
       {"state_bytes_per_sequence", report.model->InitialState(1).bytes()},
+      {"state_bytes_per_row", StateBytesPerRow(*report.model)},
       {"files", std::move(files)},
       {"tokenizer", std::move(tokenizer)},
       {"fingerprint", fmt::format("{:016x}", report.model->fingerprint())},
@@ -169,7 +197,8 @@ std::vector<Row> Rows(const BlockLanguageModel& model, bool all) {
 }
 
 void PrintTables(const Options& options, const Report& report) {
-  std::string text = fmt::format("{}: MambaForCausalLM\n\nconfig\n", options.directory);
+  std::string text = fmt::format("{}: {}\n\nconfig\n", options.directory,
+                                 HuggingFaceClass(report.model->config().architecture));
   for (const JsonValue::Member& field : ConfigFields(report.model->config())) {
     text += fmt::format("  {:<22}{}\n", field.key, field.value.ToText());
   }
@@ -190,9 +219,12 @@ void PrintTables(const Options& options, const Report& report) {
   text += fmt::format("  {:<{}}  {:<{}}  {:>6}  {:>15}  {:>8}\n", "total", name_width, "",
                       type_width, "", Grouped(report.elements), HumanBytes(report.bytes));
 
-  text += fmt::format("\nstate of a sequence     {} ({} bytes), of any length\n",
-                      HumanBytes(report.model->InitialState(1).bytes()),
-                      Grouped(report.model->InitialState(1).bytes()));
+  const int64_t fixed = report.model->InitialState(1).bytes();
+  const int64_t per_row = StateBytesPerRow(*report.model);
+  text += fmt::format("\nstate of a sequence     {} ({} bytes), {}\n", HumanBytes(fixed),
+                      Grouped(fixed),
+                      per_row == 0 ? std::string("of any length")
+                                   : fmt::format("and {} bytes a token", Grouped(per_row)));
   text += report.tokenizer
               ? fmt::format("tokenizer               {}, {} tokens\n", report.TokenizerName(),
                             report.tokenizer->vocab_size())
@@ -220,7 +252,7 @@ void Run(const Options& options) {
 void AddInspectCommand(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("inspect", "Show what a model directory holds");
-  command->add_option("directory", options->directory, "Model directory")
+  command->add_option("directory", options->directory, "Model directory or GGUF file")
       ->required()
       ->type_name("DIR");
   command->add_flag("--all", options->all, "Every layer's parameters on lines of their own");

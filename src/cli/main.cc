@@ -48,6 +48,7 @@ void AddCommands(CLI::App& app) {
   AddGenerateCommand(app);
   AddEvalCommand(app);
   AddInspectCommand(app);
+  AddConvertCommand(app);
   AddLogitsCommand(app);
   AddSelectionCommand(app);
   AddBenchCommand(app);

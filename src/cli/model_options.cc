@@ -7,7 +7,7 @@
 namespace adder {
 
 void AddModelDirectory(CLI::App& command, std::string& directory) {
-  command.add_option("--model", directory, "Model directory: config.json, model.safetensors, …")
+  command.add_option("--model", directory, "Model directory (config.json, model.safetensors, …) or GGUF file")
       ->required()
       ->type_name("DIR");
 }

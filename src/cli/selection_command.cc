@@ -37,6 +37,11 @@ void Run(const Options& options) {
                 fmt::format("the prompt has {} tokens, a picture of {} layers shows at most {}",
                             rows, model->n_layer(), kMaxCells / model->n_layer()));
   }
+  if (model->config().is_transformer()) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}: a Transformer has no steps and decays to show",
+                            options.model.directory));
+  }
   SelectionTrace trace;
   model->Forward(Tensor::From<int32_t>({rows}, tokens), SequenceLayout::Single(rows), nullptr,
                  &trace);

@@ -12,7 +12,9 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
+#include "adder/models/attention_block.h"
 #include "adder/models/mamba_block.h"
+#include "adder/models/mlp_block.h"
 #include "adder/ops/linear/linear.h"
 
 namespace adder {
@@ -82,11 +84,19 @@ BlockLanguageModel::BlockLanguageModel(ModelConfig config, DType compute_dtype)
 
 void BlockLanguageModel::AddBlocks(int64_t layer) {
   const std::string prefix = names_.layers + std::to_string(layer);
-  if (config_.IsAttention(layer) || config_.architecture == Architecture::kMamba2) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{} is not computed yet", ArchitectureName(config_.architecture)));
+  const auto add = [&]<class T>(std::type_identity<T>) {
+    AddBlock(layer, std::make_unique<T>(list_, prefix, config_, compute_dtype_));
+  };
+  if (config_.architecture == Architecture::kGptNeoX) {
+    add(std::type_identity<GptNeoXBlock>());
+    return;
   }
-  AddBlock(layer, std::make_unique<MambaBlock>(list_, prefix, config_, compute_dtype_));
+  if (config_.IsAttention(layer)) {
+    add(std::type_identity<AttentionBlock>());
+  } else {
+    add(std::type_identity<MambaBlock>());
+  }
+  if (config_.d_intermediate > 0) add(std::type_identity<GatedMlpBlock>());
 }
 
 void BlockLanguageModel::AddBlock(int64_t layer, std::unique_ptr<Block> block) {
@@ -98,32 +108,47 @@ void BlockLanguageModel::AddBlock(int64_t layer, std::unique_ptr<Block> block) {
   blocks_.push_back({std::move(block), begin, memory_.size() - begin});
 }
 
+void BlockLanguageModel::Derive(Parameter& p) const {
+  const DType dtype = p.full_precision ? DType::kF32 : compute_dtype_;
+  if (p.name.ends_with("A_log")) {
+    p.compute = DeriveA(p.value, p.compute);
+    return;
+  }
+  // Weights that are only read are unpacked as they stream through a product; what is trained, and
+  // f32 weights for a model in 16 bits, are worth a copy.
+  const bool as_stored = p.value.dtype() == dtype ||
+                         (!p.full_precision && !p.grad.defined() && p.value.dtype() != DType::kF32);
+  if (as_stored) {
+    p.compute = p.value;
+    p.compute_is_copy = false;
+  } else if (p.compute_is_copy && p.compute.dtype() == dtype) {
+    p.compute.CopyFrom(p.value);
+  } else {
+    p.compute = p.value.To(dtype);
+    p.compute_is_copy = true;
+  }
+}
+
 void BlockLanguageModel::ParametersChanged() {
   const std::span<Parameter> parameters = list_.parameters();
-  cpu::ParallelFor(
-      static_cast<int64_t>(parameters.size()), 1, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) {
-          const auto index = static_cast<size_t>(i);
-          Parameter& p = parameters[index];
-          if (!p.value.defined() || p.value.shape() != list_.shapes()[index]) {
-            throw Error(ErrorCode::kInvalidArgument,
-                        fmt::format("parameter {} is {}, expected shape {}", p.name,
-                                    p.value.ToString(), list_.shapes()[index].ToString()));
-          }
-          const DType dtype = p.full_precision ? DType::kF32 : compute_dtype_;
-          if (p.name.ends_with("A_log")) {
-            p.compute = DeriveA(p.value, p.compute);
-          } else if (p.value.dtype() == dtype) {
-            p.compute = p.value;
-            p.compute_is_copy = false;
-          } else if (p.compute_is_copy && p.compute.dtype() == dtype) {
-            p.compute.CopyFrom(p.value);
-          } else {
-            p.compute = p.value.To(dtype);
-            p.compute_is_copy = true;
-          }
-        }
-      });
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& p = parameters[i];
+    if (!p.value.defined() || p.value.shape() != list_.shapes()[i]) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("parameter {} is {}, expected shape {}", p.name, p.value.ToString(),
+                              list_.shapes()[i].ToString()));
+    }
+    if (p.full_precision && IsQuantized(p.value.dtype())) {
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("parameter {} is {}, expected f32, bf16 or f16", p.name, p.value.ToString()));
+    }
+  }
+  cpu::ParallelFor(static_cast<int64_t>(parameters.size()), 1,
+                   [&](int64_t begin, int64_t end, int) {
+                     for (int64_t i = begin; i < end; ++i)
+                       Derive(parameters[static_cast<size_t>(i)]);
+                   });
   fingerprint_ = 0;
 }
 

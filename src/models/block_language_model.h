@@ -66,6 +66,8 @@ class BlockLanguageModel : public LanguageModel {
     size_t memory_count;
   };
 
+  // Fills p.compute from p.value.
+  void Derive(Parameter& p) const;
   void AddBlocks(int64_t layer);
   void AddBlock(int64_t layer, std::unique_ptr<Block> block);
   void CheckForward(const Tensor& tokens, const SequenceLayout& layout, const Memory* memory) const;

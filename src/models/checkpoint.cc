@@ -17,6 +17,7 @@
 #include "adder/formats/safetensors.h"
 #include "adder/formats/sharded_safetensors.h"
 #include "adder/formats/sharded_torch_checkpoint.h"
+#include "adder/models/gguf_checkpoint.h"
 #include "adder/models/hugging_face_config.h"
 #include "adder/models/state_spaces_config.h"
 
@@ -118,12 +119,14 @@ ModelConfig ParseModelConfig(std::string_view text, const std::string& source) {
 }
 
 ModelConfig ReadModelConfig(const fs::path& directory) {
+  if (fs::is_regular_file(directory)) return ParseGgufConfig(GgufFile::Open(directory));
   constexpr size_t kLargestConfig = size_t{1} << 24;
   const fs::path path = directory / kConfigFile;
   return ParseModelConfig(ReadFile(path, kLargestConfig), path.string());
 }
 
 std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType compute_dtype) {
+  if (fs::is_regular_file(directory)) return LoadGguf(GgufFile::Open(directory), compute_dtype);
   const ModelConfig config = ReadModelConfig(directory);
   const Weights weights = Weights::Open(directory);
   const std::map<std::string, Tensor>& tensors = weights.tensors();

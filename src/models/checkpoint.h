@@ -15,20 +15,21 @@ namespace adder {
 
 enum class CheckpointLayout { kHuggingFace, kStateSpaces };
 
-// The config of a directory, resolved. Absent fields have the defaults they have there. Throws
-// kNotFound, kIo, kCorrupt (naming file, field and what was expected), kUnsupported (another
-// architecture, or a variant that Adder does not compute).
-ModelConfig ReadModelConfig(const std::filesystem::path& directory);
+// The config of a directory or a GGUF file, resolved. Absent fields have the defaults they have
+// there. Throws kNotFound, kIo, kCorrupt (naming file, field and what was expected), kUnsupported
+// (another architecture, or a variant that Adder does not compute).
+ModelConfig ReadModelConfig(const std::filesystem::path& path);
 // The same from the text of a config.json, which messages call `source`.
 ModelConfig ParseModelConfig(std::string_view json, const std::string& source);
 
-// Reads config and weights: `model.safetensors` or the shards that `model.safetensors.index.json`
-// names, or without them `pytorch_model.bin` or its shards. Weights may be f32, bf16 or f16; those
-// in the dtype that is computed with are mapped, not copied (but for GPT-NeoX's query_key_value,
-// whose rows are put into another order). Nothing is allocated for a tensor before the file is seen
-// to hold it in the config's shape. Throws as ReadModelConfig, naming tensors that are missing,
-// unexpected or of the wrong shape. A tied head stored a second time must equal the embedding.
-std::unique_ptr<BlockLanguageModel> LoadModel(const std::filesystem::path& directory,
+// Reads a GGUF file (see gguf_checkpoint.h), or a directory's config and weights:
+// `model.safetensors` or the shards that `model.safetensors.index.json` names, or without them
+// `pytorch_model.bin` or its shards. Weights may be f32, bf16 or f16; those in the dtype that is
+// computed with are mapped, not copied (but for GPT-NeoX's query_key_value, whose rows are put into
+// another order). Nothing is allocated for a tensor before the file is seen to hold it in the
+// config's shape. Throws as ReadModelConfig, naming tensors that are missing, unexpected or of the
+// wrong shape. A tied head stored a second time must equal the embedding.
+std::unique_ptr<BlockLanguageModel> LoadModel(const std::filesystem::path& path,
                                               DType compute_dtype);
 
 // Writes a checkpoint into an existing directory, each file whole or not at all: config.json,

@@ -17,9 +17,10 @@ namespace adder {
 
 // What the model is asked to show of its inside while it runs (see `adder selection`).
 struct SelectionTrace {
-  // Per layer, f32 [rows, d_inner]: the step dt' = softplus(dt + dt_bias).
+  // Per layer with a selective SSM, f32 [rows, d_inner] (Mamba-2: [rows, heads]): the step
+  // dt' = softplus(dt + dt_bias).
   std::vector<Tensor> step;
-  // Per layer, f32 [rows, d_inner]: the mean over the states of the decay exp(dt'·A).
+  // Of the same shapes: the mean over the states of the decay exp(dt'·A).
   std::vector<Tensor> decay;
 };
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <utility>
 
 #include "adder/core/error.h"
@@ -11,6 +12,7 @@
 #include "adder/formats/json.h"
 #include "adder/text/bpe_tokenizer.h"
 #include "adder/text/byte_level.h"
+#include "adder/text/gguf_vocabulary.h"
 #include "adder/text/vocabulary.h"
 
 namespace adder {
@@ -110,6 +112,14 @@ std::unique_ptr<BpeTokenizer> LoadVocabularyAndMerges(const fs::path& directory)
   return std::make_unique<BpeTokenizer>(file, std::move(json));
 }
 
+// A file that begins as GGUF files do.
+bool IsGguf(const fs::path& path) {
+  char magic[4] = {};
+  return fs::is_regular_file(path) &&
+         std::ifstream(path, std::ios::binary).read(magic, sizeof(magic)) &&
+         std::string_view(magic, sizeof(magic)) == "GGUF";
+}
+
 }  // namespace
 
 size_t Tokenizer::PartLength(std::string_view text, size_t) const { return text.size(); }
@@ -163,6 +173,9 @@ std::unique_ptr<Tokenizer> Tokenizer::FromVocabulary(const Vocabulary& vocabular
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::Load(const fs::path& directory) {
+  if (IsGguf(directory)) {
+    return FromVocabulary(ReadVocabulary(GgufFile::Open(directory)), directory.string());
+  }
   if (fs::is_regular_file(directory)) return Parse(ReadFile(directory), directory.string());
   const fs::path description = directory / kDescriptionFile;
   const bool old = fs::exists(directory / kVocabularyFile) && fs::exists(directory / kMergesFile);

@@ -1,0 +1,19 @@
+// The tokenizer's part of a GGUF file's metadata.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adder/formats/gguf.h"
+#include "adder/text/vocabulary.h"
+
+namespace adder {
+
+// The keys tokenizer.ggml.*. Throws kNotFound for a file without a vocabulary, kCorrupt naming file
+// and key.
+Vocabulary ReadVocabulary(const GgufFile& file);
+
+std::vector<std::pair<std::string, GgufValue>> VocabularyMetadata(const Vocabulary& vocabulary);
+
+}  // namespace adder
