@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "adder/core/error.h"
@@ -42,10 +43,27 @@ float ReciprocalOrZero(float x) {
   return std::isfinite(reciprocal) ? reciprocal : 0.0f;
 }
 
+// Four floats: a register of every machine.
+typedef float Floats __attribute__((vector_size(16)));
+constexpr int kFloats = 4;
+
+float Sum(const Floats& x) {
+  float sum = 0;
+  for (int i = 0; i < kFloats; ++i) sum += x[i];
+  return sum;
+}
+
+// To the nearest integer, ties to even, for magnitudes below 2²²: the sum has no bits for a
+// fraction.
+template <class T>
+T Rounded(T x) {
+  constexpr float kMagic = 12582912.0f;
+  return (x + kMagic) - kMagic;
+}
+
 int RoundToRange(float x, int low, int high) {
-  // Clamped before the conversion, which a large value would overflow.
   return static_cast<int>(
-      std::nearbyint(std::clamp(x, static_cast<float>(low), static_cast<float>(high))));
+      Rounded(std::clamp(x, static_cast<float>(low), static_cast<float>(high))));
 }
 
 // ---- q8_0 ---------------------------------------------------------------------------------------
@@ -102,59 +120,69 @@ struct Affine {
 // The affine map for 32 values with the least error, weighted: large values count more, since they
 // do more to a product. Tries steps around the one that spans the values' range, and for the
 // integers that each gives the scale and minimum of least squares.
-Affine FitAffine(const float* x) {
+Affine FitAffine(const float* values) {
+  constexpr int kVectors = kSubBlock4 / kFloats;
+  Floats x[kVectors];
+  std::memcpy(x, values, sizeof x);
   float low = 0;
-  float high = x[0];
-  float squares = 0;
+  float high = values[0];
   for (int i = 0; i < kSubBlock4; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-    squares += x[i] * x[i];
+    low = std::min(low, values[i]);
+    high = std::max(high, values[i]);
   }
   // So small that its reciprocal would be infinite, and no step at all in f16.
   if (high - low < 1e-30f) return {0, -low};
-  float weights[kSubBlock4];
-  float sum_w = 0;
-  float sum_x = 0;
-  const float typical = std::sqrt(squares / kSubBlock4);
-  for (int i = 0; i < kSubBlock4; ++i) {
-    weights[i] = typical + std::abs(x[i]);
-    sum_w += weights[i];
-    sum_x += weights[i] * x[i];
+  Floats squares = {};
+  for (const Floats& v : x) squares += v * v;
+  const float typical = std::sqrt(Sum(squares) / kSubBlock4);
+  Floats weights[kVectors];
+  Floats w_sums = {};
+  Floats wx_sums = {};
+  Floats wxx_sums = {};
+  for (int i = 0; i < kVectors; ++i) {
+    weights[i] = typical + (x[i] < 0 ? -x[i] : x[i]);
+    w_sums += weights[i];
+    wx_sums += weights[i] * x[i];
+    wxx_sums += weights[i] * x[i] * x[i];
   }
-  const auto error = [&](const Affine& map, float inverse, float offset) {
-    float sum = 0;
-    for (int i = 0; i < kSubBlock4; ++i) {
-      const float q = std::clamp(std::nearbyint(inverse * (x[i] - offset)), 0.0f, 15.0f);
-      const float difference = map.scale * q - map.min - x[i];
-      sum += weights[i] * difference * difference;
-    }
-    return sum;
-  };
+  const double sum_w = Sum(w_sums);
+  const double sum_x = Sum(wx_sums);
+  const double sum_xx = Sum(wxx_sums);
+
   Affine best = {(high - low) / 15, -low};
-  float best_error = error(best, 15 / (high - low), low);
+  double best_error = std::numeric_limits<double>::infinity();
   constexpr int kSteps = 20;
   for (int step = 0; step <= kSteps; ++step) {
     const float inverse = (14 + 0.1f * static_cast<float>(step)) / (high - low);
-    float sum_q = 0;
-    float sum_qq = 0;
-    float sum_qx = 0;
-    for (int i = 0; i < kSubBlock4; ++i) {
-      const float q = std::clamp(std::nearbyint(inverse * (x[i] - low)), 0.0f, 15.0f);
-      sum_q += weights[i] * q;
-      sum_qq += weights[i] * q * q;
-      sum_qx += weights[i] * q * x[i];
+    Floats wq_sums = {};
+    Floats wqq_sums = {};
+    Floats wqx_sums = {};
+    for (int i = 0; i < kVectors; ++i) {
+      Floats q = Rounded(inverse * (x[i] - low));
+      q = q > 15.0f ? Floats{} + 15.0f : q;
+      const Floats wq = weights[i] * q;
+      wq_sums += wq;
+      wqq_sums += wq * q;
+      wqx_sums += wq * x[i];
     }
-    const float determinant = sum_w * sum_qq - sum_q * sum_q;
-    if (determinant <= 0) continue;
-    Affine fit = {(sum_w * sum_qx - sum_x * sum_q) / determinant,
-                  (sum_q * sum_qx - sum_qq * sum_x) / determinant};
-    if (fit.min < 0) fit = {sum_qx / sum_qq, 0};
-    if (fit.scale <= 0) continue;
-    const float fit_error = error(fit, inverse, low);
-    if (fit_error < best_error) {
-      best_error = fit_error;
-      best = fit;
+    const double sum_q = Sum(wq_sums);
+    const double sum_qq = Sum(wqq_sums);
+    const double sum_qx = Sum(wqx_sums);
+    const double determinant = sum_w * sum_qq - sum_q * sum_q;
+    if (!(determinant > 0)) continue;
+    double scale = (sum_w * sum_qx - sum_x * sum_q) / determinant;
+    double min = (sum_q * sum_qx - sum_qq * sum_x) / determinant;
+    if (min < 0) {
+      scale = sum_qx / sum_qq;
+      min = 0;
+    }
+    if (!(scale > 0)) continue;
+    // Σ w · (scale · q - min - x)²
+    const double error = scale * scale * sum_qq + min * min * sum_w + sum_xx +
+                         2 * (min * sum_x - scale * min * sum_q - scale * sum_qx);
+    if (error < best_error) {
+      best_error = error;
+      best = {static_cast<float>(scale), static_cast<float>(min)};
     }
   }
   return best;
@@ -216,27 +244,34 @@ void DequantizeBlock(const BlockQ4_K& block, float* x) {
 
 // The scale for 16 values ≈ scale · q, q in [-32, 31], with the least squared error, weighted by
 // the values' squares. Of either sign: the largest value may need -32.
-float FitScale(const float* x) {
+float FitScale(const float* values) {
   float largest = 0;
   for (int i = 0; i < kSubBlock6; ++i) {
-    if (std::abs(x[i]) > std::abs(largest)) largest = x[i];
+    if (std::abs(values[i]) > std::abs(largest)) largest = values[i];
   }
-  // So small that its square would vanish.
+  // So small that its reciprocal could be infinite, and no scale at all in f16.
   if (std::abs(largest) < 1e-15f) return 0;
+  // In units of the largest value, to stay within f32's range.
+  constexpr int kVectors = kSubBlock6 / kFloats;
+  Floats x[kVectors];
+  std::memcpy(x, values, sizeof x);
+  for (Floats& v : x) v /= largest;
   float best = 0;
   float best_gain = 0;
   for (int step = -9; step <= 9; ++step) {
-    const float inverse = -(32 + 0.1f * static_cast<float>(step)) / largest;
+    const float inverse = -(32 + 0.1f * static_cast<float>(step));
     // For given integers the best scale is Σ w·x·q / Σ w·q², which lowers the error by
-    // (Σ w·x·q)² / Σ w·q². In units of the largest value, to stay within f32's range.
-    float sum_xq = 0;
-    float sum_qq = 0;
-    for (int i = 0; i < kSubBlock6; ++i) {
-      const float q = std::clamp(std::nearbyint(inverse * x[i]), -32.0f, 31.0f);
-      const float unit = x[i] / largest;
-      sum_xq += unit * unit * unit * q;
-      sum_qq += unit * unit * q * q;
+    // (Σ w·x·q)² / Σ w·q².
+    Floats wxq_sums = {};
+    Floats wqq_sums = {};
+    for (const Floats& v : x) {
+      Floats q = Rounded(inverse * v);
+      q = q > 31.0f ? Floats{} + 31.0f : q < -32.0f ? Floats{} - 32.0f : q;
+      wxq_sums += v * v * v * q;
+      wqq_sums += v * v * q * q;
     }
+    const float sum_xq = Sum(wxq_sums);
+    const float sum_qq = Sum(wqq_sums);
     if (sum_qq > 0 && sum_xq * sum_xq > best_gain * sum_qq) {
       best_gain = sum_xq * sum_xq / sum_qq;
       best = sum_xq / sum_qq * largest;
