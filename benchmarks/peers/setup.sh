@@ -9,6 +9,6 @@ cd "$(dirname "$0")"
 [[ ! -e .venv/complete ]] || exit 0
 python3 -c 'import ensurepip' 2> /dev/null || ../../scripts/setup.sh peers
 python3 -m venv .venv
-.venv/bin/pip install --quiet "${TORCH:-torch}" transformers mambapy einops numpy
+.venv/bin/pip install --quiet "${TORCH:-torch}" transformers tokenizers mambapy einops numpy
 .venv/bin/python -c 'import torch; print("torch", torch.__version__, "is ready")'
 touch .venv/complete

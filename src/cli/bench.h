@@ -14,6 +14,7 @@ void AddBenchRoofs(CLI::App& bench);
 void AddBenchScan(CLI::App& bench);
 void AddBenchOps(CLI::App& bench);
 void AddBenchGenerate(CLI::App& bench);
+void AddBenchTokenize(CLI::App& bench);
 void AddBenchTrainStep(CLI::App& bench);
 
 // --json, --dtype and --repetitions of a command.

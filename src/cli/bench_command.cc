@@ -103,6 +103,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchScan(*bench);
   AddBenchOps(*bench);
   AddBenchGenerate(*bench);
+  AddBenchTokenize(*bench);
   AddBenchTrainStep(*bench);
 }
 

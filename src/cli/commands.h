@@ -18,6 +18,8 @@ void AddTrainCommand(CLI::App& app);
 void AddGenerateCommand(CLI::App& app);
 void AddEvalCommand(CLI::App& app);
 void AddBenchCommand(CLI::App& app);
+void AddTokenizeCommand(CLI::App& app);
+void AddTokenizerCommand(CLI::App& app);
 void AddInspectCommand(CLI::App& app);
 void AddLogitsCommand(CLI::App& app);
 void AddConvertCommand(CLI::App& app);

@@ -47,6 +47,8 @@ void AddCommands(CLI::App& app) {
   AddTrainCommand(app);
   AddGenerateCommand(app);
   AddEvalCommand(app);
+  AddTokenizeCommand(app);
+  AddTokenizerCommand(app);
   AddInspectCommand(app);
   AddConvertCommand(app);
   AddLogitsCommand(app);

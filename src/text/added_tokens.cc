@@ -33,7 +33,7 @@ void AddedTokenMatcher::Add(const AddedToken& token, std::string_view text) {
   tokens_.push_back({token.id, token.single_word, token.lstrip, token.rstrip, std::string(text)});
   const auto first = static_cast<unsigned char>(text[0]);
   first_[first] = true;
-  last_[static_cast<unsigned char>(text.back())] = true;
+  last_bytes_[static_cast<unsigned char>(text.back())] = true;
   if (text.size() == 1) {
     alone_[first] = true;
   } else {

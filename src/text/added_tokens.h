@@ -51,8 +51,8 @@ class AddedTokenMatcher {
   // Whether text may be cut before a space between two ASCII characters other than space, and every
   // token is found in the parts that is found in the whole.
   bool local() const;
-  // Whether a token ends with the byte.
-  bool EndsWith(unsigned char byte) const { return last_[byte]; }
+  // The bytes with which tokens end.
+  const std::bitset<256>& last_bytes() const { return last_bytes_; }
 
  private:
   struct Token {
@@ -83,7 +83,7 @@ class AddedTokenMatcher {
   std::array<bool, 256> first_ = {};
   std::bitset<65536> first_two_;
   std::bitset<256> alone_;  // tokens of one byte
-  std::bitset<256> last_;
+  std::bitset<256> last_bytes_;
 };
 
 }  // namespace adder

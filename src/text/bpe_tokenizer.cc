@@ -8,6 +8,7 @@
 #include "adder/core/error.h"
 #include "adder/formats/file.h"
 #include "adder/text/gpt2_words.h"
+#include "adder/text/text_cut.h"
 #include "adder/text/token_decoder.h"
 #include "adder/text/utf8.h"
 
@@ -18,10 +19,6 @@ namespace {
 constexpr int64_t kMostHoles = 1 << 16;
 // The merges of a word count its characters in 32 bits.
 constexpr size_t kLongestText = size_t{1} << 31;
-
-bool IsAsciiSpace(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-bool IsAsciiLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 std::string Quote(std::string_view text) { return JsonQuote(text, 60); }
 
@@ -305,22 +302,9 @@ std::vector<int32_t> BpeTokenizer::EncodePart(std::string_view part, bool first)
 }
 
 size_t BpeTokenizer::PartLength(std::string_view text, size_t bytes) const {
-  if (text.size() <= bytes || !local_) return text.size();
-  // Before a space that goes on as a word, not behind a token found in the text: normalizers treat
-  // what comes behind one as the beginning of a text.
-  const auto is_cut = [&](size_t at) {
-    const char before = text[at - 1];
-    return text[at] == ' ' && IsAsciiLetter(text[at + 1]) && !IsAsciiSpace(before) &&
-           static_cast<unsigned char>(before) < 0x80 &&
-           !raw_tokens_.EndsWith(static_cast<unsigned char>(before));
-  };
-  for (size_t at = std::min(bytes, text.size() - 2); at > 0; --at) {
-    if (is_cut(at)) return at;
-  }
-  for (size_t at = bytes + 1; at + 1 < text.size(); ++at) {
-    if (is_cut(at)) return at;
-  }
-  return text.size();
+  // Not behind a token found in the text: normalizers treat what comes behind one as the beginning
+  // of a text.
+  return local_ ? LengthBeforeWord(text, bytes, raw_tokens_.last_bytes()) : text.size();
 }
 
 void BpeTokenizer::CheckToken(int32_t token) const {
