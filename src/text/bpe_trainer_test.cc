@@ -108,8 +108,8 @@ TEST(BpeTrainer, StopsWhereNothingIsLeftToMerge) {
   const Vocabulary all = trainer.Train(options);
   EXPECT_LT(all.tokens.size(), 270u);
   options.min_count = 3;
-  // "Ġ a" and "a a" are met 2 and 4 times, "a b" 3.
-  EXPECT_THAT(trainer.Train(options).merges, ElementsAre("a a", "aa b"));
+  // Then "aa b" is met twice, which is too seldom.
+  EXPECT_THAT(trainer.Train(options).merges, ElementsAre("a a"));
   EXPECT_TRUE(BpeTrainer().Train(WithSize(300)).merges.empty());
 }
 
