@@ -151,9 +151,9 @@ Affine FitAffine(const float* values) {
 
   Affine best = {(high - low) / 15, -low};
   double best_error = std::numeric_limits<double>::infinity();
-  constexpr int kSteps = 20;
+  constexpr int kSteps = 30;
   for (int step = 0; step <= kSteps; ++step) {
-    const float inverse = (14 + 0.1f * static_cast<float>(step)) / (high - low);
+    const float inverse = (13 + 0.1f * static_cast<float>(step)) / (high - low);
     Floats wq_sums = {};
     Floats wqq_sums = {};
     Floats wqx_sums = {};
@@ -199,6 +199,70 @@ void PackScaleAndMin(int j, int scale, int min, uint8_t (&scales)[12]) {
   }
 }
 
+// A block of q4_k, unpacked.
+struct Block4 {
+  Half d;
+  Half dmin;
+  int scale[kSubBlocks4];
+  int min[kSubBlocks4];
+  int q[kSubBlocks4 * kSubBlock4];
+};
+
+// Chooses the integers for the scales as they are stored.
+void RoundElements(const float* x, Block4* block) {
+  for (int j = 0; j < kSubBlocks4; ++j) {
+    const float scale = static_cast<float>(block->d) * static_cast<float>(block->scale[j]);
+    const float min = static_cast<float>(block->dmin) * static_cast<float>(block->min[j]);
+    const float inverse = ReciprocalOrZero(scale);
+    for (int i = kSubBlock4 * j; i < kSubBlock4 * (j + 1); ++i) {
+      block->q[i] = RoundToRange((x[i] + min) * inverse, 0, 15);
+    }
+  }
+}
+
+double SquaredError(const float* x, const Block4& block) {
+  double sum = 0;
+  for (int j = 0; j < kSubBlocks4; ++j) {
+    const float scale = static_cast<float>(block.d) * static_cast<float>(block.scale[j]);
+    const float min = static_cast<float>(block.dmin) * static_cast<float>(block.min[j]);
+    for (int i = kSubBlock4 * j; i < kSubBlock4 * (j + 1); ++i) {
+      const double error = scale * static_cast<float>(block.q[i]) - min - x[i];
+      sum += error * error;
+    }
+  }
+  return sum;
+}
+
+// The d and dmin of least squares for the block's integers: x ≈ d · (s · q) - dmin · m.
+void RefineScales(const float* x, Block4* block) {
+  double ss = 0;
+  double sm = 0;
+  double mm = 0;
+  double sx = 0;
+  double mx = 0;
+  for (int j = 0; j < kSubBlocks4; ++j) {
+    for (int i = kSubBlock4 * j; i < kSubBlock4 * (j + 1); ++i) {
+      const double s = block->scale[j] * block->q[i];
+      const double m = block->min[j];
+      ss += s * s;
+      sm += s * m;
+      mm += m * m;
+      sx += s * x[i];
+      mx += m * x[i];
+    }
+  }
+  const double determinant = ss * mm - sm * sm;
+  if (!(determinant > 0)) return;
+  const double d = (sx * mm - mx * sm) / determinant;
+  const double dmin = (sx * sm - mx * ss) / determinant;
+  if (!(d > 0) || !(dmin > 0)) return;
+  Block4 refined = *block;
+  refined.d = StoredScale(static_cast<float>(d));
+  refined.dmin = StoredScale(static_cast<float>(dmin));
+  RoundElements(x, &refined);
+  if (SquaredError(x, refined) < SquaredError(x, *block)) *block = refined;
+}
+
 void QuantizeBlock(const float* x, BlockQ4_K* block) {
   Affine maps[kSubBlocks4];
   Affine most;
@@ -207,23 +271,27 @@ void QuantizeBlock(const float* x, BlockQ4_K* block) {
     most.scale = std::max(most.scale, maps[j].scale);
     most.min = std::max(most.min, maps[j].min);
   }
-  block->d = StoredScale(most.scale / 63);
-  block->dmin = StoredScale(most.min / 63);
-  const float inverse_d = ReciprocalOrZero(static_cast<float>(block->d));
-  const float inverse_dmin = ReciprocalOrZero(static_cast<float>(block->dmin));
+  Block4 chosen;
+  chosen.d = StoredScale(most.scale / 63);
+  chosen.dmin = StoredScale(most.min / 63);
+  const float inverse_d = ReciprocalOrZero(static_cast<float>(chosen.d));
+  const float inverse_dmin = ReciprocalOrZero(static_cast<float>(chosen.dmin));
+  for (int j = 0; j < kSubBlocks4; ++j) {
+    chosen.scale[j] = RoundToRange(maps[j].scale * inverse_d, 0, 63);
+    chosen.min[j] = RoundToRange(maps[j].min * inverse_dmin, 0, 63);
+  }
+  RoundElements(x, &chosen);
+  RefineScales(x, &chosen);
+
+  block->d = chosen.d;
+  block->dmin = chosen.dmin;
   std::memset(block->scales, 0, sizeof block->scales);
   std::memset(block->q, 0, sizeof block->q);
   for (int j = 0; j < kSubBlocks4; ++j) {
-    const int s = RoundToRange(maps[j].scale * inverse_d, 0, 63);
-    const int m = RoundToRange(maps[j].min * inverse_dmin, 0, 63);
-    PackScaleAndMin(j, s, m, block->scales);
-    // The integers are chosen for the scales as they are stored.
-    const float inverse = ReciprocalOrZero(static_cast<float>(block->d) * static_cast<float>(s));
-    const float min = static_cast<float>(block->dmin) * static_cast<float>(m);
+    PackScaleAndMin(j, chosen.scale[j], chosen.min[j], block->scales);
     for (int i = 0; i < kSubBlock4; ++i) {
-      const int q = RoundToRange((x[kSubBlock4 * j + i] + min) * inverse, 0, 15);
       uint8_t& byte = block->q[32 * (j / 2) + i];
-      byte = static_cast<uint8_t>(byte | q << (j % 2 * 4));
+      byte = static_cast<uint8_t>(byte | chosen.q[kSubBlock4 * j + i] << (j % 2 * 4));
     }
   }
 }

@@ -178,7 +178,7 @@ TEST(QuantizationTest, ErrorsStayWithinTheStep) {
 
 // Root mean squared errors on normal values. Rounding to steps of d costs d/√12: for 32 normal
 // values, whose largest is 2.1 on average, 0.0048 in 8 and 0.076 in 4 bits (with the missing step
-// somewhat more). The others are what the search for scales reached when it was written.
+// somewhat more). The others are what GGML's own search reaches.
 TEST(QuantizationTest, ErrorsOnNormalValues) {
   const std::vector<float> values = Normals(2, 256 * 256);
   const auto error = [&](DType dtype) { return RelativeError(values, RoundTrip(dtype, values)); };

@@ -109,55 +109,55 @@ void CompareMixed(Random& random, const Case& c, DType x_dtype, DType W_dtype, D
   const Tensor expected = Tensor::Empty({c.rows, c.N}, DType::kF64);
   reference::Linear(RoundedTo(x_dtype, p.x), packed.To(DType::kF64), RoundedTo(DType::kF32, p.bias),
                     expected);
-  Tensor x = p.x.To(x_dtype);
-  Tensor W = packed;
-  Tensor y = Tensor::Zeros(expected.shape(), y_dtype);
-  if (strided) {
-    x = WithRowGap(x, 3);
-    y = WithRowGap(y, 1);
-    const Tensor apart = Tensor::Zeros({c.N, 2, c.K}, W_dtype);
-    apart.Slice(1, 1, 1).CopyFrom(W.Reshape({c.N, 1, c.K}));
-    // Rows of twice the length, of which the second halves are the weights: [2N, K] by twos.
-    W = apart;
-  }
   const bool rounds = x_dtype == DType::kBF16 && W_dtype != DType::kF32 && W_dtype != DType::kBF16;
   const double tolerance = std::max(Tolerance(y_dtype), !rounds                ? 0.0
                                                         : IsQuantized(W_dtype) ? 0.0125
                                                                                : 1.0 / 256);
+  Tensor x = p.x.To(x_dtype);
+  Tensor W = packed;
   if (strided) {
-    for (int64_t n = 0; n < c.N; ++n) {
-      Linear(x, W.Rows(n, 1).Slice(1, 1, 1).Reshape({1, c.K}),
-             p.bias.Slice(0, n, 1).To(DType::kF32), y.Columns(n, 1));
-    }
-  } else {
-    Linear(x, W, AsType(DType::kF32, p.bias), y);
+    x = WithRowGap(x, 3);
+    // Rows of W twice as far apart as they are long.
+    const Tensor apart = Tensor::Zeros({2 * c.N, c.K}, W_dtype);
+    const Tensor pairs = apart.Reshape({c.N, 2, c.K});
+    pairs.Slice(1, 1, 1).CopyFrom(W.Reshape({c.N, 1, c.K}));
+    W = pairs;
   }
-  EXPECT_TRUE(Near(y, expected, tolerance))
-      << x.ToString() << " " << packed.ToString() << " " << DTypeName(y_dtype) << " " << strided;
+  test::ForEveryInstructionSet([&] {
+    Tensor y = Tensor::Zeros(expected.shape(), y_dtype);
+    if (strided) {
+      y = WithRowGap(y, 1);
+      for (int64_t n = 0; n < c.N; ++n) {
+        Linear(x, W.Rows(n, 1).Slice(1, 1, 1).Reshape({1, c.K}),
+               p.bias.Slice(0, n, 1).To(DType::kF32), y.Columns(n, 1));
+      }
+    } else {
+      Linear(x, W, AsType(DType::kF32, p.bias), y);
+    }
+    EXPECT_TRUE(Near(y, expected, tolerance))
+        << x.ToString() << " " << packed.ToString() << " " << DTypeName(y_dtype) << " " << strided;
+  });
 }
 
 TEST(LinearTest, MixedAndQuantizedWeightsAgreeWithTheReference) {
   Random random(7);
-  test::ForEveryInstructionSet([&] {
-    for (const DType x_dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-      for (const DType W_dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0,
-                                  DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
-        // K: whole blocks; more than a panel is deep; for floats any.
-        for (const Case& c : {Case{1, 256, 9}, Case{2, 512, 7}, Case{3, 256, 5}, Case{4, 256, 13},
-                              Case{5, 1280, 14}, Case{16, 256, 20}, Case{23, 2304, 7},
-                              Case{67, 256, 9}, Case{130, 512, 11}}) {
-          CompareMixed(random, c, x_dtype, W_dtype, c.rows % 2 == 0 ? x_dtype : DType::kF32, false);
-        }
-        if (!IsQuantized(W_dtype)) {
-          for (const Case& c :
-               {Case{1, 17, 9}, Case{4, 45, 6}, Case{7, 1100, 8}, Case{70, 33, 3}}) {
-            CompareMixed(random, c, x_dtype, W_dtype, DType::kF32, false);
-          }
-        }
-        CompareMixed(random, {9, 256, 3}, x_dtype, W_dtype, x_dtype, true);
+  for (const DType x_dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const DType W_dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0,
+                                DType::kQ4_K, DType::kQ6_K}) {
+      // K: whole blocks; more than a panel is deep; for floats any.
+      for (const Case& c :
+           {Case{1, 256, 9}, Case{2, 512, 7}, Case{3, 256, 5}, Case{4, 256, 13}, Case{5, 1280, 14},
+            Case{16, 256, 20}, Case{23, 2304, 7}, Case{67, 256, 9}}) {
+        CompareMixed(random, c, x_dtype, W_dtype, c.rows % 2 == 0 ? x_dtype : DType::kF32, false);
       }
+      if (!IsQuantized(W_dtype)) {
+        for (const Case& c : {Case{1, 17, 9}, Case{4, 45, 6}, Case{7, 1100, 8}, Case{70, 33, 3}}) {
+          CompareMixed(random, c, x_dtype, W_dtype, DType::kF32, false);
+        }
+      }
+      CompareMixed(random, {9, 256, 3}, x_dtype, W_dtype, x_dtype, true);
     }
-  });
+  }
 }
 
 // Sums of integers are exact: where rounding to 8 bits changes nothing, only f32 rounding is left.
