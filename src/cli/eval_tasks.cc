@@ -18,7 +18,7 @@
 #include "adder/eval/task.h"
 #include "adder/eval/task_evaluation.h"
 #include "adder/formats/json.h"
-#include "adder/models/language_model.h"
+#include "adder/models/block_language_model.h"
 #include "adder/text/tokenizer.h"
 
 namespace adder {
@@ -97,7 +97,13 @@ void RunTasks(const TaskArguments& arguments) {
   options.results = arguments.output;
   options.cancel = &CatchInterrupts();
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(arguments.model.directory);
-  const std::unique_ptr<LanguageModel> model = arguments.model.Load();
+  const std::unique_ptr<BlockLanguageModel> model = arguments.model.Load();
+  if (options.encoding.prefix_token < 0) {
+    // A GGUF file has no config.json, but names its tokens all the same.
+    const ModelConfig& config = model->config();
+    options.encoding.prefix_token =
+        config.bos_token_id >= 0 ? config.bos_token_id : config.eos_token_id;
+  }
 
   Progress progress("evaluating");
   const auto begin = std::chrono::steady_clock::now();

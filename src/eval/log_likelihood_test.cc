@@ -139,7 +139,8 @@ TEST_P(LogLikelihoodOf, AModelIsThatOfEachRequest) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, LogLikelihoodOf, testing::Values("mamba-tied", "falcon-mamba"),
+INSTANTIATE_TEST_SUITE_P(Models, LogLikelihoodOf,
+                         testing::Values("mamba-tied", "falcon-mamba", "gpt-neox", "llama"),
                          [](const auto& model) {
                            std::string name = model.param;
                            std::replace(name.begin(), name.end(), '-', '_');
