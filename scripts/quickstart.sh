@@ -15,14 +15,15 @@ held_out=data/moby-dick/held-out.txt
 trap 'exit 130' INT TERM
 
 if [[ -e $run/config.toml ]]; then
-  "$adder" train --resume "$run"
+  # Where the text is now: the run remembers where it was, and the checkout may have moved.
+  "$adder" train --resume "$run" --set data.train=data/moby-dick/train.txt
 else
   "$adder" train --config "$config" --run "$run"
 fi
 
 bytes=$(wc -c < "$held_out")
 compressed() { # COMMAND...: bits per byte of the held-out text
-  awk -v size="$("$@" --stdout "$held_out" | wc -c)" -v bytes="$bytes" \
+  LC_ALL=C awk -v size="$("$@" --stdout "$held_out" | wc -c)" -v bytes="$bytes" \
     'BEGIN {printf "%.3f", 8 * size / bytes}'
 }
 evaluation=$("$adder" eval bpb --model "$run/model" "$held_out" --json)
@@ -31,7 +32,7 @@ measured=$(sed -n 's/.*"bits_per_byte": *\([0-9.]*\).*/\1/p' <<< "$evaluation")
 echo
 echo "Bits per byte of $held_out ($bytes bytes that were not trained on)"
 printf '  %-20s %s\n' "gzip -9" "$(compressed gzip -9)" "xz -9e" "$(compressed xz -9e)" \
-  "adder, this model" "$(printf '%.3f' "$measured")"
+  "adder, this model" "$(LC_ALL=C printf '%.3f' "$measured")"
 echo
 prompt="The whale rose out of the water, and Captain Ahab"
 echo "What it writes after: $prompt"

@@ -38,7 +38,9 @@ done
 
 privileged=()
 if [[ $EUID -ne 0 ]]; then
-  if ! command -v sudo > /dev/null || ! { sudo -n true 2> /dev/null || [[ -t 0 ]]; }; then
+  # Asked once, before anything is tried: sudo may be there and not for this user.
+  if ! command -v sudo > /dev/null || ! { sudo -n true 2> /dev/null || { [[ -t 0 ]] && sudo -v; }; }
+  then
     echo "setup: packages are missing and only root can install them. As root, run:" >&2
     echo "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}" >&2
     exit 1
