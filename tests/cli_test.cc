@@ -685,6 +685,50 @@ TEST_F(CliTasksTest, RefusesBadInputs) {
   ExpectFailure(1, {"data/piqa.jsonl"}, Command({"--tasks", "piqa", "--output=data/piqa.jsonl"}));
 }
 
+TEST_F(CliTest, InitMakesAModel) {
+  EXPECT_EQ(Output({"init", "new", "--d-model", "16", "--n-layer", "2", "--d-state", "4"}), "");
+  const JsonValue json = Json({"inspect", "new", "--json"});
+  EXPECT_EQ(Int(*json.Find("config"), "d_model"), 16);
+  EXPECT_EQ(Int(*json.Find("config"), "d_state"), 4);
+  EXPECT_EQ(Int(*json.Find("config"), "vocab_size"), 256);
+  EXPECT_EQ(String(*json.Find("tokenizer"), "type"), "bytes");
+  EXPECT_FALSE(
+      Output({"generate", "--model", "new", "--prompt", "x", "--max-tokens", "3"}).empty());
+  const auto weights = [&](const char* name) {
+    return Slurp(directory_ / name / "model.safetensors");
+  };
+  // The seed decides the weights, the type their size.
+  const std::vector<std::string> small = {"--d-model", "16", "--n-layer", "2", "--d-state", "4"};
+  const auto make = [&](const std::string& name, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"init", name};
+    arguments.insert(arguments.end(), small.begin(), small.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Output(arguments);
+  };
+  make("same", {"--seed", "0"});
+  make("other", {"--seed", "1"});
+  make("half", {"--dtype", "bf16"});
+  EXPECT_TRUE(weights("same") == weights("new"));
+  EXPECT_FALSE(weights("other") == weights("new"));
+  EXPECT_LT(weights("half").size(), weights("new").size());
+  // A vocabulary larger than its tokenizer's, and one without a tokenizer.
+  make("padded", {"--vocab-size", "300", "--tokenizer", "new"});
+  EXPECT_EQ(Int(*Json({"inspect", "padded", "--json"}).Find("config"), "vocab_size"), 300);
+  EXPECT_FALSE(
+      Output({"generate", "--model", "padded", "--prompt", "x", "--max-tokens", "3"}).empty());
+  make("words", {"--vocab-size", "300"});
+  EXPECT_FALSE(fs::exists(directory_ / "words/tokenizer.json"));
+
+  ExpectFailure(1, {"new", "exists already"}, {"init", "new", "--d-model", "16", "--n-layer", "1"});
+  ExpectFailure(1, {"the tokenizer has 256 tokens, the model only 100"},
+                {"init", "n", "--d-model", "16", "--n-layer", "1", "--vocab-size", "100",
+                 "--tokenizer", "new"});
+  ExpectFailure(1, {"7b"}, {"init", "n", "--size", "7b"});
+  ExpectFailure(2, {"--size"}, {"init", "n"});
+  ExpectFailure(2, {"--n-layer"}, {"init", "n", "--d-model", "16"});
+  ExpectFailure(2, {"--size"}, {"init", "n", "--size", "130m", "--d-model", "16"});
+}
+
 TEST_F(CliTest, InspectShowsTheModel) {
   MakeModel();
   const JsonValue json = Json({"inspect", "model", "--json"});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adder/formats/json.h"
+#include "adder/models/block_language_model.h"
 
 namespace adder {
 
@@ -21,6 +22,13 @@ void AddBenchTrainStep(CLI::App& bench);
 void AddJsonOption(CLI::App& command, bool& json);
 void AddDTypeOption(CLI::App& command, std::string& dtype);
 void AddRepetitionsOption(CLI::App& command, int& repetitions);
+
+// What the matrix products of a model's forward cost for one row, a multiply-add being two.
+struct MatrixFlops {
+  double blocks = 0;  // all projections, whatever the architecture calls them
+  double head = 0;
+};
+MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model);
 
 // Wall-clock seconds of one call.
 double SecondsOf(const std::function<void()>& work);

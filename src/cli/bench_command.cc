@@ -40,6 +40,20 @@ void AddRepetitionsOption(CLI::App& command, int& repetitions) {
       ->capture_default_str();
 }
 
+MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model) {
+  const ModelConfig& config = model.config();
+  const ParameterNames names = ParameterNames::Of(config.architecture);
+  MatrixFlops flops;
+  flops.head = 2.0 * static_cast<double>(config.vocab_size * config.d_model);
+  for (const Parameter& p : model.parameters()) {
+    // A_log has two dimensions as well, and multiplies no row.
+    if (p.value.rank() != 2 || p.full_precision) continue;
+    if (p.name == names.embedding || p.name == names.head) continue;
+    flops.blocks += 2.0 * static_cast<double>(p.value.elements());
+  }
+  return flops;
+}
+
 double SecondsOf(const std::function<void()>& work) {
   const auto begin = std::chrono::steady_clock::now();
   work();

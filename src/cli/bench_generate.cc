@@ -51,15 +51,13 @@ struct Work {
 
 Work WorkOf(const BlockLanguageModel& model, const State& state, int64_t prompt_length) {
   const ModelConfig& c = model.config();
-  const int64_t projections = c.d_model * 2 * c.d_inner + c.d_inner * (c.dt_rank + 2 * c.d_state) +
-                              c.dt_rank * c.d_inner + c.d_inner * c.d_model;
+  const MatrixFlops flops = MatrixFlopsOfARow(model);
   Work work;
-  work.prefill_flops =
-      2.0 * (static_cast<double>(prompt_length) * static_cast<double>(c.n_layer * projections) +
-             static_cast<double>(c.vocab_size * c.d_model));
+  work.prefill_flops = static_cast<double>(prompt_length) * flops.blocks + flops.head;
   for (const Parameter& p : std::as_const(model).parameters()) {
     // Of an embedding that is not the head too, one row is read.
-    const bool lookup = p.name == "backbone.embeddings.weight" && !c.tie_word_embeddings;
+    const bool lookup =
+        p.name == ParameterNames::Of(c.architecture).embedding && !c.tie_word_embeddings;
     if (!lookup) work.decode_bytes += static_cast<double>(p.compute.bytes());
   }
   work.decode_bytes += 2.0 * static_cast<double>(state.bytes());

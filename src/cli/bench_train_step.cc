@@ -1,25 +1,33 @@
 // adder bench train-step: one step of training a byte-level model, all of it: forward, loss,
 // backward, clipping, AdamW.
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdint>
+#include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "adder/autograd/tape.h"
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/roofs.h"
 #include "adder/cli/bench.h"
 #include "adder/core/error.h"
 #include "adder/core/random.h"
-#include "adder/core/sequence_layout.h"
+#include "adder/data/byte_corpus.h"
 #include "adder/models/block_language_model.h"
-#include "adder/ops/adamw/adamw.h"
+#include "adder/train/train_config.h"
+#include "adder/train/trainer.h"
 
 namespace adder {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr double kRoofSeconds = 0.2;
-constexpr double kGradientClip = 1.0;
+constexpr double kLearningRate = 1e-4;
 
 struct Options {
   ModelConfig config = {.vocab_size = 256, .d_model = 256, .n_layer = 14};
@@ -31,94 +39,52 @@ struct Options {
   bool json = false;
 };
 
-// A model, its optimizer's memory and one batch of random bytes.
-class Training {
- public:
-  explicit Training(const Options& options)
-      : model_(options.config, ParseDType(options.dtype)),
-        layout_(SequenceLayout::Uniform(options.batch, options.length)),
-        recompute_(options.recompute) {
-    InitializeModel(model_, /*seed=*/1);
-    model_.PrepareTraining();
-    for (const Parameter& p : model_.parameters()) {
-      m_.push_back(Tensor::Zeros(p.value.shape(), DType::kF32));
-      v_.push_back(Tensor::Zeros(p.value.shape(), DType::kF32));
-    }
-    Random random(2);
-    std::vector<int32_t> tokens;
-    for (int64_t i = 0; i <= layout_.rows(); ++i) {
-      tokens.push_back(static_cast<int32_t>(random.NextBelow(256)));
-    }
-    const Tensor all = Tensor::From<int32_t>({layout_.rows() + 1}, tokens);
-    tokens_ = all.Rows(0, layout_.rows());
-    targets_ = all.Rows(1, layout_.rows());
-  }
+// Random bytes to train on, as a file in memory.
+ByteCorpus RandomText(int64_t bytes) {
+  Random random(2);
+  std::string text;
+  for (int64_t i = 0; i < bytes; ++i) text += static_cast<char>(random.NextBelow(256));
+  const int file = memfd_create("text", MFD_CLOEXEC);
+  const bool written =
+      file >= 0 && write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  if (!written) throw Error(ErrorCode::kIo, "a file in memory cannot be written");
+  const fs::path path = fmt::format("/proc/self/fd/{}", file);
+  ByteCorpus corpus = ByteCorpus::Open(std::span(&path, 1));
+  close(file);
+  return corpus;
+}
 
-  void Step() {
-    model_.ZeroGradients();
-    Tape tape;
-    const Variable hidden = model_.Hidden(&tape, tokens_, layout_, nullptr, recompute_);
-    const Variable loss = model_.Loss(&tape, hidden, targets_);
-    loss.CollectGradOverwriting([&](const Tensor& target) {
-      const std::vector<float> weights(static_cast<size_t>(layout_.rows()),
-                                       1.0f / static_cast<float>(layout_.rows()));
-      target.CopyFrom(Tensor::From<float>(target.shape(), weights));
-    });
-    tape.Backward();
-    std::vector<Tensor> gradients;
-    for (const Parameter& p : model_.parameters()) gradients.push_back(p.grad);
-    const double norm = GradientNorm(gradients);
-    ++step_;
-    const std::span<Parameter> parameters = model_.parameters();
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const Parameter& p = parameters[i];
-      AdamW({.lr = 1e-4,
-             .weight_decay = p.weight_decay ? 0.1 : 0.0,
-             .gradient_scale = norm > kGradientClip ? kGradientClip / norm : 1.0,
-             .step = step_},
-            p.grad, p.value, m_[i], v_[i], Tensor());
-    }
-    model_.ParametersChanged();
-  }
-
-  int64_t rows() const { return layout_.rows(); }
-  int64_t parameter_count() const {
-    int64_t count = 0;
-    for (const Shape& shape : model_.parameter_shapes()) count += shape.elements();
-    return count;
-  }
-  // Multiply-adds of the matrix products: two of the forward's size in the backward, and the head's
-  // logits a second time.
-  double flops() const {
-    const ModelConfig& c = model_.config();
-    const int64_t projections = c.d_model * 2 * c.d_inner +
-                                c.d_inner * (c.dt_rank + 2 * c.d_state) + c.dt_rank * c.d_inner +
-                                c.d_inner * c.d_model;
-    return 2.0 * static_cast<double>(rows()) *
-           static_cast<double>(3 * c.n_layer * projections + 4 * c.vocab_size * c.d_model);
-  }
-
- private:
-  BlockLanguageModel model_;
-  SequenceLayout layout_;
-  bool recompute_;
-  std::vector<Tensor> m_, v_;
-  Tensor tokens_, targets_;
-  int64_t step_ = 0;
-};
+TrainConfig ConfigOf(const Options& options) {
+  TrainConfig config;
+  config.train.batch = options.batch;
+  config.train.length = options.length;
+  config.train.dtype = ParseDType(options.dtype);
+  config.train.recompute = options.recompute;
+  return config;
+}
 
 void Run(const Options& options) {
-  Training training(options);
-  training.Step();
+  const TrainConfig config = ConfigOf(options);
+  const int64_t rows = config.tokens_per_step();
+  BlockLanguageModel model(options.config, config.train.dtype);
+  InitializeModel(model, /*seed=*/1);
+  const ByteCorpus text = RandomText(4 * rows + 1);
+  Trainer trainer(model, text, config);
+  trainer.Step(kLearningRate);
+  // Two products of the forward's size in the backward, and the head's logits a second time.
+  const MatrixFlops row = MatrixFlopsOfARow(model);
+  const double flops = static_cast<double>(rows) * (3 * row.blocks + 4 * row.head);
+  int64_t parameters = 0;
+  for (const Shape& shape : model.parameter_shapes()) parameters += shape.elements();
   const int threads = cpu::ThreadCount();
   const cpu::Roof roof = options.dtype == "bf16" ? cpu::Roof::kBF16MatMul : cpu::Roof::kF32MatMul;
   std::vector<double> matmul, seconds;
   for (int i = 0; i < options.repetitions; ++i) {
     matmul.push_back(cpu::MeasureRoof(roof, threads, kRoofSeconds));
-    seconds.push_back(SecondsOf([&] { training.Step(); }));
+    seconds.push_back(SecondsOf([&] { trainer.Step(kLearningRate); }));
   }
   const double step = Median(seconds);
-  PrintFields({{"parameters", training.parameter_count()},
+  PrintFields({{"parameters", parameters},
                {"dtype", options.dtype},
                {"threads", threads},
                {"length", options.length},
@@ -126,10 +92,10 @@ void Run(const Options& options) {
                {"recompute", options.recompute},
                {"repetitions", options.repetitions},
                {"ms_per_step", step * 1e3},
-               {"tokens_per_s", static_cast<double>(training.rows()) / step},
-               {"matmul_flop", training.flops()},
+               {"tokens_per_s", static_cast<double>(rows) / step},
+               {"matmul_flop", flops},
                {"matmul_flop_per_s", Median(matmul)},
-               {"share_of_gemm_roof", training.flops() / Median(matmul) / step}},
+               {"share_of_gemm_roof", flops / Median(matmul) / step}},
               options.json);
 }
 

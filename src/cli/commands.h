@@ -20,6 +20,7 @@ void AddEvalCommand(CLI::App& app);
 void AddBenchCommand(CLI::App& app);
 void AddTokenizeCommand(CLI::App& app);
 void AddTokenizerCommand(CLI::App& app);
+void AddInitCommand(CLI::App& app);
 void AddInspectCommand(CLI::App& app);
 void AddLogitsCommand(CLI::App& app);
 void AddConvertCommand(CLI::App& app);

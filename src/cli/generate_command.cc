@@ -1,7 +1,6 @@
 // adder generate: text from a prompt, a batch of prompts, or a saved conversation.
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -21,6 +20,7 @@
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
 #include "adder/infer/generator.h"
+#include "adder/infer/prompts.h"
 #include "adder/infer/session.h"
 #include "adder/text/tokenizer.h"
 
@@ -48,37 +48,6 @@ std::string ReadStandardInput() {
   }
   if (std::ferror(stdin)) throw Error(ErrorCode::kIo, "standard input: cannot be read");
   return text;
-}
-
-// The prompts of a file: one per line, empty lines skipped; in a .jsonl file each line is a JSON
-// string or an object with the string "prompt".
-std::vector<std::string> ReadPrompts(const std::string& path) {
-  const bool json = path.ends_with(".jsonl");
-  const std::string text = ReadFile(path);
-  std::vector<std::string> prompts;
-  int64_t number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    std::string line = text.substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (line.ends_with('\r')) line.pop_back();
-    if (line.empty()) continue;
-    if (!json) {
-      prompts.push_back(std::move(line));
-      continue;
-    }
-    const std::string place = fmt::format("{}, line {}", path, number);
-    const JsonValue value = JsonValue::Parse(line, place);
-    const JsonValue* prompt = value.AsObject() != nullptr ? value.Find("prompt") : &value;
-    if (prompt == nullptr || prompt->AsString() == nullptr) {
-      throw Error(ErrorCode::kCorrupt,
-                  place + ": expected a JSON string or an object with a string \"prompt\"");
-    }
-    prompts.push_back(*prompt->AsString());
-  }
-  if (prompts.empty()) throw Error(ErrorCode::kInvalidArgument, path + ": no prompt in the file");
-  return prompts;
 }
 
 // One generation as it goes on: its text is printed at once or kept.
@@ -280,7 +249,9 @@ void CheckOptions(const CLI::App& command, const Options& options) {
 void Run(const CLI::App& command, const Options& options) {
   CheckOptions(command, options);
   if (options.prompts_file) {
-    const std::vector<std::string> prompts = ReadPrompts(*options.prompts_file);
+    const std::vector<std::string> prompts =
+        ParsePrompts(ReadFile(*options.prompts_file), options.prompts_file->ends_with(".jsonl"),
+                     *options.prompts_file);
     GenerateCommand(options).RunMany(prompts);
     return;
   }

@@ -51,6 +51,7 @@ void AddCommands(CLI::App& app) {
   AddTokenizerCommand(app);
   AddInspectCommand(app);
   AddConvertCommand(app);
+  AddInitCommand(app);
   AddLogitsCommand(app);
   AddSelectionCommand(app);
   AddBenchCommand(app);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -19,6 +18,7 @@
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
+#include "tests/own_filesystem.h"
 #include "tests/temporary_directory.h"
 
 namespace adder {
@@ -330,33 +330,6 @@ TEST_F(FileTest, AKilledWriterLeavesTheOldOrTheNewDirectory) {
   });
 }
 
-// Runs `call` in a child process that sees a filesystem of its own at `mount_point`; the child's
-// exit code, or -1 where the system does not permit the mount.
-int RunOnOwnFilesystem(const std::filesystem::path& mount_point, const char* options,
-                       unsigned long flags, const std::function<int()>& call) {
-  constexpr int kNotPermitted = 77;
-  const pid_t child = ::fork();
-  if (child == 0) {
-    // A mount namespace of its own, by root or by a user namespace: nothing outlives the child.
-    if (::unshare(CLONE_NEWNS) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
-      ::_exit(kNotPermitted);
-    }
-    if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("none", mount_point.c_str(), "tmpfs", flags, options) != 0) {
-      ::_exit(kNotPermitted);
-    }
-    try {
-      ::_exit(call());
-    } catch (...) {
-      ::_exit(99);
-    }
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 98;
-  return code == kNotPermitted ? -1 : code;
-}
-
 // 0, or a number that says which expectation failed.
 int TryFullDisk(const std::filesystem::path& folder) {
   const std::string large(4 << 20, 'x');
@@ -384,8 +357,8 @@ int TryFullDisk(const std::filesystem::path& folder) {
 }
 
 TEST_F(FileTest, AFullDiskLeavesTheOldFile) {
-  const int code = RunOnOwnFilesystem(directory_.path(), "size=1m", 0,
-                                      [&] { return TryFullDisk(directory_.path()); });
+  const int code = test::RunOnOwnFilesystem(directory_.path(), "size=1m", 0,
+                                            [&] { return TryFullDisk(directory_.path()); });
   if (code == -1) GTEST_SKIP() << "mounting a small filesystem is not permitted here";
   EXPECT_EQ(code, 0);
 }
@@ -402,7 +375,7 @@ TEST_F(FileTest, AnUnwritableFolderIsNamed) {
     return 2;
   };
   // Root may write anywhere but on a read-only filesystem.
-  const int code = RunOnOwnFilesystem(directory_.path(), "", MS_RDONLY, refused);
+  const int code = test::RunOnOwnFilesystem(directory_.path(), "", MS_RDONLY, refused);
   if (code == -1) GTEST_SKIP() << "mounting a read-only filesystem is not permitted here";
   EXPECT_EQ(code, 0);
 }

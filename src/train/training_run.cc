@@ -397,7 +397,6 @@ class Run {
     saved_step_ = trainer_.steps();
     saved_evaluated_ = evaluated_;
     last_checkpoint_ = Clock::now();
-    if (observer_.on_checkpoint) observer_.on_checkpoint(checkpoint_);
   }
 
   void Restore() {

@@ -37,7 +37,6 @@ struct TrainingObserver {
   std::function<void(const TrainingProgress&)> on_step;
   std::function<void(int64_t bytes, int64_t total)> on_evaluating;
   std::function<void(const EvaluationMetrics&)> on_evaluation;
-  std::function<void(const std::filesystem::path&)> on_checkpoint;
 };
 
 struct TrainingOutcome {

@@ -24,6 +24,7 @@
 #include "adder/formats/safetensors.h"
 #include "adder/formats/tensorboard.h"
 #include "adder/models/checkpoint.h"
+#include "tests/own_filesystem.h"
 #include "tests/temporary_directory.h"
 
 namespace adder {
@@ -35,6 +36,8 @@ using ::testing::HasSubstr;
 
 // Where the child of the kill test trains; see KilledAtAnyMoment.
 constexpr const char* kChildFolder = "ADDER_TRAINING_RUN_TEST_CHILD";
+// The small filesystem of another; see AFullFilesystemIsAFullDisk.
+constexpr const char* kFullDiskFolder = "ADDER_TRAINING_RUN_TEST_DISK";
 
 // Words in an order that can be learned, a little.
 std::string Text(int words) {
@@ -222,7 +225,7 @@ void TrainKilled(const TrainConfig& config, const fs::path& folder) {
   WriteFileAtomically(folder / "child.toml", TrainConfigToToml(config));
   ASSERT_EQ(setenv(kChildFolder, folder.c_str(), 1), 0);
   std::string self = fs::read_symlink("/proc/self/exe").string();
-  std::string filter = "--gtest_filter=TrainingRunChild.*";
+  std::string filter = "--gtest_filter=TrainingRunChild.Trains";
   char* arguments[] = {self.data(), filter.data(), nullptr};
   Random random(5);
   int kills = 0;
@@ -407,6 +410,45 @@ TEST_F(TrainingRunTest, AFullDiskLeavesTheOldCheckpoint) {
   EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 1);
   RunTraining(config, run, true);
   ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+}
+
+// The child that trains on the disk of the test below. A process of its own, because what it forked
+// from may have had threads.
+TEST(TrainingRunChild, FillsItsDisk) {
+  const char* folder = std::getenv(kFullDiskFolder);
+  if (folder == nullptr) GTEST_SKIP() << "started by TrainingRunTest.AFullFilesystemIsAFullDisk";
+  const fs::path disk = folder;
+  std::ofstream(disk / "text") << Text(600);
+  const TrainConfig config = TinyConfig(disk / "text");
+  RunTraining(config, disk / "whole", false);
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) {
+    if (progress.metrics.step != 4) return;
+    std::ofstream filler(disk / "filler");
+    while (filler << std::string(4096, 'x') << std::flush) {
+    }
+  };
+  const Error error = ErrorOf([&] { RunTraining(config, disk / "run", false, observer); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.what(), HasSubstr("No space left on device"));
+  EXPECT_EQ(fs::read_symlink(disk / "run/latest").filename(), "step-00000003");
+  fs::remove(disk / "filler");
+  RunTraining(config, disk / "run", true);
+  ExpectSame(ResultOf(disk / "run"), ResultOf(disk / "whole"));
+}
+
+TEST_F(TrainingRunTest, AFullFilesystemIsAFullDisk) {
+  const fs::path disk = folder_ / "disk";
+  fs::create_directory(disk);
+  std::string self = fs::read_symlink("/proc/self/exe").string();
+  std::string filter = "--gtest_filter=TrainingRunChild.FillsItsDisk";
+  char* arguments[] = {self.data(), filter.data(), nullptr};
+  const int code = test::RunOnOwnFilesystem(disk, "size=4m", 0, [&] {
+    setenv(kFullDiskFolder, disk.c_str(), 1);
+    return execv(self.c_str(), arguments);
+  });
+  if (code == -1) GTEST_SKIP() << "mounting a small filesystem is not permitted here";
+  EXPECT_EQ(code, 0);
 }
 
 // The model that the last evaluation found best cannot be written: the run fails, and goes on to
