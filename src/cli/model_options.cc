@@ -7,7 +7,9 @@
 namespace adder {
 
 void AddModelDirectory(CLI::App& command, std::string& directory) {
-  command.add_option("--model", directory, "Model directory (config.json, model.safetensors, …) or GGUF file")
+  command
+      .add_option("--model", directory,
+                  "Model directory (config.json, model.safetensors, …) or GGUF file")
       ->required()
       ->type_name("DIR");
 }

@@ -38,9 +38,9 @@ void Run(const Options& options) {
                             rows, model->n_layer(), kMaxCells / model->n_layer()));
   }
   if (model->config().is_transformer()) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: a Transformer has no steps and decays to show",
-                            options.model.directory));
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{}: a Transformer has no steps and decays to show", options.model.directory));
   }
   SelectionTrace trace;
   model->Forward(Tensor::From<int32_t>({rows}, tokens), SequenceLayout::Single(rows), nullptr,

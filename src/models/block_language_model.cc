@@ -13,6 +13,7 @@
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
 #include "adder/models/attention_block.h"
+#include "adder/models/mamba2_block.h"
 #include "adder/models/mamba_block.h"
 #include "adder/models/mlp_block.h"
 #include "adder/ops/linear/linear.h"
@@ -93,6 +94,8 @@ void BlockLanguageModel::AddBlocks(int64_t layer) {
   }
   if (config_.IsAttention(layer)) {
     add(std::type_identity<AttentionBlock>());
+  } else if (config_.architecture == Architecture::kMamba2) {
+    add(std::type_identity<Mamba2Block>());
   } else {
     add(std::type_identity<MambaBlock>());
   }

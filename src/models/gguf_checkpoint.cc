@@ -357,6 +357,9 @@ void CheckWritable(const ModelConfig& c) {
       (c.dt_limit_min > 0 || c.dt_limit_max < std::numeric_limits<double>::infinity())) {
     refuse("Mamba-2 with limits of the step");
   }
+  if (c.architecture == Architecture::kMamba2 && c.norm_groups != c.n_groups) {
+    refuse("Mamba-2 whose gated norm has other groups than B and C");
+  }
 }
 
 }  // namespace

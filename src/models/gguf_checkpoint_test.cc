@@ -62,7 +62,8 @@ TEST_P(GgufCheckpointTest, IsTheSameModelThereAndBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GgufCheckpointTest,
-                         testing::Values("mamba-tied", "falcon-mamba", "gpt-neox", "llama"),
+                         testing::Values("mamba-tied", "falcon-mamba", "mamba2-g1", "gpt-neox",
+                                         "llama"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            std::replace(name.begin(), name.end(), '-', '_');

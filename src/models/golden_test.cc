@@ -143,7 +143,7 @@ TEST_P(GoldenTest, GreedyDecoding) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          testing::Values("mamba-tied", "mamba-untied-bias", "falcon-mamba",
-                                         "gpt-neox", "llama"),
+                                         "mamba2-g1", "mamba2-g2", "gpt-neox", "llama"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            std::replace(name.begin(), name.end(), '-', '_');

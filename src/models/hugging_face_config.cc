@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdio>
 #include <limits>
 
 #include "adder/core/error.h"
@@ -107,9 +108,20 @@ void ParseMamba1(const JsonObject& json, ModelConfig& config) {
   config.dt_rank = word != nullptr ? 0 : json.IntOr("time_step_rank", 0, 1, kLargest);
 }
 
+// Mamba-2's gated norm has a group for each group of B and C. transformers 5 had one of all
+// channels until version 5.23, and so has what it wrote; the conversions of the authors'
+// checkpoints, made with older versions, mean groups whatever their software computed.
+bool NormalizesAllChannels(const JsonObject& json) {
+  const std::string version = json.StringOr("transformers_version", "");
+  int major = 0;
+  int minor = 0;
+  return std::sscanf(version.c_str(), "%d.%d", &major, &minor) == 2 && major == 5 && minor < 23;
+}
+
 void ParseMamba2(const JsonObject& json, ModelConfig& config) {
   config.head_dim = json.IntOr("head_dim", 64, 1, kLargest);
   config.n_groups = json.IntOr("n_groups", 8, 1, kLargest);
+  if (NormalizesAllChannels(json)) config.norm_groups = 1;
   const int64_t heads = json.IntOr("num_heads", 128, 1, kLargest);
   config.d_inner = config.expand * config.d_model;
   if (heads * config.head_dim != config.d_inner) {
@@ -182,7 +194,8 @@ void AppendSsm(const ModelConfig& c, JsonValue::Object& json) {
                            {"expand", c.expand},
                            {"hidden_act", "silu"},
                            {"layer_norm_epsilon", c.norm_eps},
-                           {"rescale_prenorm_residual", c.rescale_prenorm_residual},
+                           // With true, transformers 5 would rescale the weights as it loads them.
+                           {"rescale_prenorm_residual", false},
                            {"residual_in_fp32", true},
                            {"state_size", c.d_state},
                            {"time_step_floor", c.dt_init_floor},
@@ -292,6 +305,10 @@ ModelConfig ParseHuggingFaceConfig(const JsonObject& json) {
 }
 
 std::string HuggingFaceConfigJson(const ModelConfig& config, DType dtype) {
+  if (config.architecture == Architecture::kMamba2 && config.norm_groups != 1 &&
+      config.norm_groups != config.n_groups) {
+    throw Error(ErrorCode::kUnsupported, "no Hugging Face class has such groups of the gated norm");
+  }
   const bool hybrid =
       !config.attention_layers.empty() || (!config.is_transformer() && config.d_intermediate > 0);
   if (hybrid || (!config.is_transformer() && !config.rms_norm)) {

@@ -80,6 +80,9 @@ void ResolveSsm(ModelConfig& c) {
   CheckDivides("d_inner", c.d_inner, c.head_dim);
   CheckRange("n_groups", c.n_groups, 1, c.n_ssm_head());
   CheckDivides("the number of heads", c.n_ssm_head(), c.n_groups);
+  if (c.norm_groups == 0) c.norm_groups = c.n_groups;
+  CheckRange("norm_groups", c.norm_groups, 1, c.d_inner);
+  CheckDivides("d_inner", c.d_inner, c.norm_groups);
   CheckRange("n_groups · d_state", c.n_groups * c.d_state, 1, ModelConfig::kLargestDimension);
   CheckReal("dt_limit_min", c.dt_limit_min, c.dt_limit_min >= 0, "a number not below 0");
   if (std::isnan(c.dt_limit_max) || c.dt_limit_max < c.dt_limit_min) {

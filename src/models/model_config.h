@@ -58,6 +58,7 @@ struct ModelConfig {
   // Mamba-2.
   int64_t head_dim = 64;
   int64_t n_groups = 1;
+  int64_t norm_groups = 0;  // groups that the gated norm normalises by themselves; 0: n_groups
   double dt_limit_min = 0;  // the step after softplus is clamped to these
   double dt_limit_max = std::numeric_limits<double>::infinity();
 

@@ -142,6 +142,11 @@ std::string StateSpacesConfigJson(const ModelConfig& config) {
       (config.dt_limit_min > 0 || config.dt_limit_max < std::numeric_limits<double>::infinity())) {
     throw Error(ErrorCode::kUnsupported, "the state-spaces layout has no limits of the step");
   }
+  if (mamba2 && config.norm_groups != config.n_groups) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        "the state-spaces layout has no gated norm over other groups than those of B and C");
+  }
   if (config.norm_eps != 1e-5) {
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("the state-spaces layout has no norm_eps but 1e-05, the model's is {}",

@@ -59,8 +59,8 @@ class Tokenizer {
 
   // The tokenizer of a model directory: the one that its tokenizer.json describes, or the pair of
   // vocab.json and merges.txt (GPT-2), or the byte tokenizer where there is none and config.json
-  // says vocab_size 256. `directory` may be a tokenizer.json itself, or a GGUF file. Throws kNotFound, kIo,
-  // kCorrupt; kUnsupported, naming what was found, for another kind of tokenizer.
+  // says vocab_size 256. `directory` may be a tokenizer.json itself, or a GGUF file. Throws
+  // kNotFound, kIo, kCorrupt; kUnsupported, naming what was found, for another kind of tokenizer.
   static std::unique_ptr<Tokenizer> Load(const std::filesystem::path& directory);
   // The tokenizer of a tokenizer.json's text; `source` is what messages call it.
   static std::unique_ptr<Tokenizer> Parse(std::string_view text, std::string_view source);

@@ -1,5 +1,6 @@
-// Loops over a row of elements in vectors, for kernels that go over rows: loads and stores that stop
-// at the row's end, and sums that stay accurate however long it is. As simd.h, for *_kernel.cc only.
+// Loops over a row of elements in vectors, for kernels that go over rows: loads and stores that
+// stop at the row's end, and sums that stay accurate however long it is. As simd.h, for *_kernel.cc
+// only.
 #pragma once
 
 #include "adder/backend/cpu/simd.h"

@@ -8,8 +8,9 @@
 
 namespace adder {
 
-// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and W
-// may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and gradients of parameters.
+// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and
+// W may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and
+// gradients of parameters.
 void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
                               const SoftmaxCrossEntropyOutputs& outputs,
                               std::initializer_list<DType> activations,
