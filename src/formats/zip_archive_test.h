@@ -23,31 +23,43 @@ struct ZipOptions {
   std::string comment = {};
 };
 
-// Entries stored as they are, their bytes at multiples of 64 as PyTorch aligns them.
-inline std::string ZipOf(const std::vector<std::pair<std::string, std::string>>& entries,
-                         const ZipOptions& options = {}) {
-  std::string file;
-  std::string directory;
-  for (const auto& [name, bytes] : entries) {
+// What an archive has of one entry, which begins at byte `begin`: header and bytes, these at a
+// multiple of 64 as PyTorch aligns them, and the record in the directory.
+struct ZipEntry {
+  std::string local;
+  std::string record;
+
+  ZipEntry(const std::string& name, const std::string& bytes, uint32_t begin,
+           const ZipOptions& options) {
     const auto size = static_cast<uint32_t>(bytes.size());
-    const auto begin = static_cast<uint32_t>(file.size());
-    const size_t padding = (64 - (file.size() + 30 + name.size() + 4) % 64) % 64;
-    const auto extra_bytes = static_cast<uint16_t>(padding + 4);
+    const size_t padding = (64 - (begin + 30 + name.size() + 4) % 64) % 64;
     const std::string sizes =
         options.zip64 ? std::string(8, '\xff') : LittleEndian(size) + LittleEndian(size);
     const std::string common = LittleEndian<uint16_t>(0) + LittleEndian(options.flags) +
                                LittleEndian(options.method) + std::string(8, '\0') + sizes +
                                LittleEndian(static_cast<uint16_t>(name.size()));
-    file += "PK\3\4" + common + LittleEndian(extra_bytes) + name + "FB" +
-            LittleEndian(static_cast<uint16_t>(padding)) + std::string(padding, 'Z') + bytes;
     const std::string wide = LittleEndian<uint16_t>(1) + LittleEndian<uint16_t>(24) +
                              LittleEndian<uint64_t>(size) + LittleEndian<uint64_t>(size) +
                              LittleEndian<uint64_t>(begin);
-    directory += "PK\1\2" + LittleEndian<uint16_t>(0) + common +
-                 LittleEndian(static_cast<uint16_t>(options.zip64 ? wide.size() : 0)) +
-                 std::string(10, '\0') +
-                 (options.zip64 ? std::string(4, '\xff') : LittleEndian(begin)) + name +
-                 (options.zip64 ? wide : "");
+    local = "PK\3\4" + common + LittleEndian(static_cast<uint16_t>(padding + 4)) + name + "FB" +
+            LittleEndian(static_cast<uint16_t>(padding)) + std::string(padding, 'Z') + bytes;
+    record = "PK\1\2" + LittleEndian<uint16_t>(0) + common +
+             LittleEndian(static_cast<uint16_t>(options.zip64 ? wide.size() : 0)) +
+             std::string(10, '\0') +
+             (options.zip64 ? std::string(4, '\xff') : LittleEndian(begin)) + name +
+             (options.zip64 ? wide : "");
+  }
+};
+
+// Entries stored as they are.
+inline std::string ZipOf(const std::vector<std::pair<std::string, std::string>>& entries,
+                         const ZipOptions& options = {}) {
+  std::string file;
+  std::string directory;
+  for (const auto& [name, bytes] : entries) {
+    const ZipEntry entry(name, bytes, static_cast<uint32_t>(file.size()), options);
+    file += entry.local;
+    directory += entry.record;
   }
   const uint64_t begin = file.size();
   file += directory;

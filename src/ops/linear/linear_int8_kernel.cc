@@ -264,7 +264,7 @@ void RoundBlock(const BFloat16* x, bool minima, int offset, int half, Int8Activa
   const F32 low = Load(x);
   const F32 high = Load(x + kLanes);
   // A NaN or infinity makes all products NaN: what goes wrong is to be seen.
-  const float poison = ReduceSum((low - low) + (high - high));
+  const float poison = ReduceSum(low * 0.0f + high * 0.0f);
   const F32 d = Set(ReduceMax(Max(Abs(low), Abs(high))) + poison) / 127.0f;
   // A block of zeros, or of values too small to tell from them.
   const F32 inverse = Select(d > Set(0x1p-120f), 1.0f / d, Zero());
