@@ -228,8 +228,9 @@ void BlockLanguageModel::CheckForward(const Tensor& tokens, const SequenceLayout
       dims.push_back(has_room ? value.dim(1) : longest);
     }
     dims.insert(dims.end(), part.dims.begin(), part.dims.end());
-    if (!value.defined() || value.dtype() != part.dtype || value.shape() != Shape(dims)) {
-      invalid(fmt::format("memory {} is {}, expected {} {}", part.name, value.ToString(),
+    if (!value.defined() || value.dtype() != part.dtype || value.shape() != Shape(dims) ||
+        !value.contiguous()) {
+      invalid(fmt::format("memory {} is {}, expected dense {} {}", part.name, value.ToString(),
                           DTypeName(part.dtype), Shape(dims).ToString()));
     }
   }

@@ -61,10 +61,8 @@ constexpr Size kPythiaSizes[] = {{"pythia-70m", 512, 6, 8},     {"pythia-160m", 
 void ResolveSsm(ModelConfig& c) {
   CheckRange("d_state", c.d_state, 1, ModelConfig::kLargestDimension);
   CheckRange("d_conv", c.d_conv, 2, 8);
-  if (c.d_inner == 0) {
-    CheckRange("expand", c.expand, 1, ModelConfig::kLargestDimension);
-    c.d_inner = c.expand * c.d_model;
-  }
+  CheckRange("expand", c.expand, 1, ModelConfig::kLargestDimension);
+  if (c.d_inner == 0) c.d_inner = c.expand * c.d_model;
   CheckRange("d_inner", c.d_inner, 1, ModelConfig::kLargestDimension);
   CheckReal("dt_min", c.dt_min, c.dt_min > 0, "a positive number");
   CheckReal("dt_max", c.dt_max, c.dt_max >= c.dt_min, "a number not below dt_min");
