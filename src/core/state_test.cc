@@ -112,5 +112,46 @@ TEST(StateTest, RefusesEntriesOfAnotherNumberOfSequences) {
   EXPECT_THROW(State(1, {0}, {{"x", Tensor()}}), Error);
 }
 
+// Keys of an attention layer: [sequences, capacity, 2], the rows past a position mean nothing.
+State Growing(std::vector<int64_t> positions, int64_t capacity, float filler) {
+  const auto sequences = static_cast<int64_t>(positions.size());
+  const Tensor keys = Tensor::Empty({sequences, capacity, 2}, DType::kF32);
+  for (int64_t s = 0; s < sequences; ++s) {
+    for (int64_t t = 0; t < capacity; ++t) {
+      for (int64_t i = 0; i < 2; ++i) {
+        const bool read = t < positions[static_cast<size_t>(s)];
+        keys.data<float>()[(s * capacity + t) * 2 + i] =
+            read ? static_cast<float>(100 * positions[static_cast<size_t>(s)] + 10 * t + i)
+                 : filler;
+      }
+    }
+  }
+  return State(9, std::move(positions), {{"keys", keys, /*grows=*/true}});
+}
+
+TEST(StateTest, CapacityAndWhatLiesInItDoNotCount) {
+  const State state = Growing({3, 0, 5}, 8, -1);
+  EXPECT_EQ(state, Growing({3, 0, 5}, 5, 7));
+  EXPECT_NE(state, Growing({3, 1, 5}, 8, -1));
+  EXPECT_EQ(state.bytes(), 8 * 2 * 4);
+  const State compact = state.Compact();
+  EXPECT_EQ(compact, state);
+  EXPECT_EQ(compact.entries()[0].value.shape(), Shape({3, 5, 2}));
+  EXPECT_EQ(compact.entries()[0].value.data<float>()[3 * 2], 0);  // past sequence 0's end
+  EXPECT_THROW(Growing({9}, 8, 0), Error);
+}
+
+TEST(StateTest, GrowingEntriesAreSelectedAndStackedAtTheirOwnLengths) {
+  const State state = Growing({3, 0, 5}, 8, -1);
+  const std::vector<int64_t> order = {0, 1, 0};
+  const State selected = state.Select(order);
+  EXPECT_EQ(selected, Growing({3, 0, 3}, 4, 0));
+  EXPECT_EQ(selected.entries()[0].value.dim(1), 3);
+  const State states[] = {Growing({3, 0}, 9, -1), Growing({5}, 6, -1)};
+  EXPECT_EQ(State::Stack(states), state);
+  const State other[] = {Growing({3}, 4, 0), Numbered(1)};
+  EXPECT_THROW(State::Stack(other), Error);
+}
+
 }  // namespace
 }  // namespace adder

@@ -42,6 +42,15 @@ class Initializer {
     }
   }
 
+  // Mamba-2's A, one for each head: -A uniform in [1, 16].
+  void HeadDecay(const Parameter& p) const {
+    Fill(p, kDrawsPerUniform, [](const Tensor& part, Random& random) {
+      for (int64_t i = 0; i < part.elements(); ++i) {
+        part.data<float>()[i] = static_cast<float>(std::log(1.0 + 15.0 * random.NextDouble()));
+      }
+    });
+  }
+
   // A step drawn log-uniformly from [dt_min, dt_max], not below the floor, through the inverse of
   // softplus.
   void StepBias(const Parameter& p, const ModelConfig& c) const {
@@ -84,26 +93,35 @@ void InitializeModel(BlockLanguageModel& model, uint64_t seed) {
     p.compute_is_copy = false;
     p.value = Tensor::Empty(model.parameter_shapes()[i], DType::kF32);
     const auto is = [&p](std::string_view ending) { return p.name.ends_with(ending); };
+    const bool vector = p.value.rank() == 1;
     // kaiming_uniform(a = √5): uniform within ±1/√fan_in.
     const auto fan_in_bound = [](int64_t fan_in) {
       return 1.0 / std::sqrt(static_cast<double>(fan_in));
     };
-    if (is("embeddings.weight")) {
+    if (p.name.find("embed") != std::string::npos && !is("embed_out.weight")) {
       initializer.Normal(p, c.initializer_range);
     } else if (is("A_log")) {
-      Initializer::StateDecay(p);
-    } else if (is("mixer.D") || is("norm.weight") || is("norm_f.weight")) {
+      if (vector) {
+        initializer.HeadDecay(p);
+      } else {
+        Initializer::StateDecay(p);
+      }
+    } else if (is("mixer.D") || (vector && is(".weight"))) {  // the norms' weights
       Initializer::Constant(p, 1);
     } else if (is("conv1d.weight") || is("conv1d.bias")) {
-      initializer.Uniform(p, fan_in_bound(c.d_conv));
-    } else if (is("dt_proj.bias")) {
+      const Tensor& kernels = is("bias") ? parameters[i - 1].value : p.value;
+      initializer.Uniform(p, fan_in_bound(kernels.dim(2)));
+    } else if (is("dt_proj.bias") || is("mixer.dt_bias")) {
       initializer.StepBias(p, c);
-    } else if (is("in_proj.bias") || is("out_proj.bias")) {
+    } else if (vector) {
       Initializer::Constant(p, 0);
-    } else if (is("out_proj.weight")) {
-      // One residual branch per layer: its sum over all layers keeps the variance of one.
-      const double scale = c.rescale_prenorm_residual ? fan_in_bound(c.n_layer) : 1.0;
-      initializer.Uniform(p, fan_in_bound(c.d_inner) * scale);
+    } else if (c.is_transformer()) {
+      initializer.Normal(p, c.initializer_range);
+    } else if (is("out_proj.weight") || is("fc2.weight")) {
+      // The residual branches' sum over all layers keeps the variance of one.
+      const int64_t branches = c.n_layer * (c.d_intermediate > 0 ? 2 : 1);
+      const double scale = c.rescale_prenorm_residual ? fan_in_bound(branches) : 1.0;
+      initializer.Uniform(p, fan_in_bound(p.value.dim(1)) * scale);
     } else {
       // in_proj, x_proj, lm_head, and dt_proj, whose ±dt_rank^-½ is the same rule.
       initializer.Uniform(p, fan_in_bound(p.value.dim(1)));
