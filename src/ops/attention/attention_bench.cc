@@ -92,7 +92,7 @@ void Run() {
   std::vector<bench::StreamCase> cases;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{12, 12}, {12, 3}}) {
-      for (const int64_t keys : {512, 8192, 32768}) {
+      for (const int64_t keys : {int64_t{512}, int64_t{8192}, int64_t{32768}}) {
         const AttentionInputs in = MakeInputs(1, keys, heads, kv_heads, dtype);
         const AttentionOutputs out = {Tensor::Zeros(in.q.shape(), dtype), {}};
         cases.push_back({fmt::format("one row, {} keys, {} of {} heads, {}", keys, kv_heads, heads,
