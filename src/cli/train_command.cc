@@ -41,6 +41,9 @@ std::string StartLine(const TrainingStart& start) {
   std::string line = fmt::format("{} parameters, {} bytes of text",
                                  FormatCount(static_cast<double>(start.parameters)),
                                  FormatCount(static_cast<double>(start.train_bytes)));
+  if (start.train_tokens != start.train_bytes) {
+    line += fmt::format(" in {} tokens", FormatCount(static_cast<double>(start.train_tokens)));
+  }
   if (start.valid_bytes > 0) {
     line += fmt::format(", {} bytes of validation",
                         FormatCount(static_cast<double>(start.valid_bytes)));
@@ -83,6 +86,11 @@ void Train(const Options& options) {
   Progress progress("training");
   TrainingProgress last;
   TrainingObserver observer;
+  observer.on_tokenizing = [&](int64_t bytes, int64_t total) {
+    if (!progress.Due()) return;
+    const double share = static_cast<double>(bytes) / static_cast<double>(total);
+    progress.Draw(0.0, {fmt::format("tokenizing {:.0f} %", 100.0 * share)}, -1.0);
+  };
   observer.on_start = [&](const TrainingStart& start) { progress.Print(StartLine(start)); };
   observer.on_step = [&](const TrainingProgress& now) {
     last = now;
@@ -116,8 +124,9 @@ void Train(const Options& options) {
                             outcome.steps, outcome.checkpoint.string(),
                             ShellQuote(program_invocation_name), ShellQuote(folder.string())));
   }
-  progress.Print(fmt::format("{} steps, {} bytes read in {}; the model is in {}", outcome.steps,
+  progress.Print(fmt::format("{} steps, {} {} read in {}; the model is in {}", outcome.steps,
                              FormatCount(static_cast<double>(outcome.tokens)),
+                             config.data.tokenizer.empty() ? "bytes" : "tokens",
                              FormatSeconds(outcome.elapsed), (folder / "model").string()));
 }
 

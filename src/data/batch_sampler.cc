@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <string_view>
+#include <span>
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
@@ -26,7 +26,7 @@ constexpr uint64_t kDrawsPerRow = 256;
 // Of a shuffled order one beginning in so many is kept: documents may be very many.
 constexpr int64_t kLandmark = 64;
 
-int64_t DocumentBytes(const ByteCorpus& corpus, int64_t document) {
+int64_t DocumentLength(const TrainingCorpus& corpus, int64_t document) {
   return corpus.begin(document + 1) - corpus.begin(document);
 }
 
@@ -34,19 +34,24 @@ int64_t DocumentBytes(const ByteCorpus& corpus, int64_t document) {
 class BatchBuilder {
  public:
   explicit BatchBuilder(int64_t capacity) {
-    tokens_.reserve(static_cast<size_t>(capacity));
+    tokens_.reserve(static_cast<size_t>(capacity) + 1);
     targets_.reserve(static_cast<size_t>(capacity));
   }
 
-  // A sequence of `count` bytes of the document from `offset`.
-  void Add(std::string_view document, int64_t offset, int64_t count) {
-    const auto byte = [&](int64_t i) {
-      return static_cast<int32_t>(static_cast<uint8_t>(document[static_cast<size_t>(i)]));
-    };
-    const auto size = static_cast<int64_t>(document.size());
-    for (int64_t i = offset; i < offset + count; ++i) {
-      tokens_.push_back(byte(i));
-      targets_.push_back(i + 1 < size ? byte(i + 1) : kIgnoreTarget);
+  // A sequence of `count` tokens of the document from `offset`.
+  void Add(const TrainingCorpus& corpus, int64_t document, int64_t offset, int64_t count) {
+    const int64_t begin = corpus.begin(document) + offset;
+    const bool ends = begin + count == corpus.begin(document + 1);
+    const size_t size = tokens_.size();
+    // The targets are the same tokens, one further.
+    tokens_.resize(size + static_cast<size_t>(count) + (ends ? 0 : 1));
+    corpus.Read(begin, std::span(tokens_).subspan(size));
+    targets_.insert(targets_.end(), tokens_.begin() + static_cast<std::ptrdiff_t>(size) + 1,
+                    tokens_.end());
+    if (ends) {
+      targets_.push_back(kIgnoreTarget);
+    } else {
+      tokens_.pop_back();
     }
     lengths_.push_back(count);
   }
@@ -78,7 +83,7 @@ void CheckPositive(int64_t value, const char* name) {
 
 }  // namespace
 
-BatchSampler::BatchSampler(const ByteCorpus& corpus, const BatchOptions& options)
+BatchSampler::BatchSampler(const TrainingCorpus& corpus, const BatchOptions& options)
     : corpus_(corpus), options_(options) {
   CheckPositive(options.batch, "batch");
   CheckPositive(options.length, "length");
@@ -89,7 +94,7 @@ BatchSampler::BatchSampler(const ByteCorpus& corpus, const BatchOptions& options
                             options.batch));
   }
   rotation_ = static_cast<int64_t>(
-      Random(options.seed, kRotationStream).NextBelow(static_cast<uint64_t>(corpus.bytes())));
+      Random(options.seed, kRotationStream).NextBelow(static_cast<uint64_t>(corpus.tokens())));
 }
 
 const BatchSampler::Order& BatchSampler::ShuffledOrder(int64_t round) {
@@ -103,42 +108,41 @@ const BatchSampler::Order& BatchSampler::ShuffledOrder(int64_t round) {
   int64_t begin = 0;
   for (int64_t i = 0; i < corpus_.documents(); ++i) {
     if (i % kLandmark == 0) order.begins.push_back(begin);
-    begin += DocumentBytes(corpus_, order.documents(i));
+    begin += DocumentLength(corpus_, order.documents(i));
   }
   return order;
 }
 
 BatchSampler::Place BatchSampler::Locate(int64_t position) {
-  const int64_t within = position % corpus_.bytes();
+  const int64_t within = position % corpus_.tokens();
   if (options_.packing == Packing::kWindows) {
     const int64_t document = corpus_.Find(within);
     return {document, within - corpus_.begin(document)};
   }
-  const Order& order = ShuffledOrder(position / corpus_.bytes());
+  const Order& order = ShuffledOrder(position / corpus_.tokens());
   // From the landmark before the place, document by document.
   const auto next = std::upper_bound(order.begins.begin(), order.begins.end(), within);
   const auto landmark = next - order.begins.begin() - 1;
   int64_t offset = within - order.begins[static_cast<size_t>(landmark)];
   for (int64_t i = landmark * kLandmark;; ++i) {
     const int64_t document = order.documents(i);
-    const int64_t bytes = DocumentBytes(corpus_, document);
-    if (offset < bytes) return {document, offset};
-    offset -= bytes;
+    const int64_t length = DocumentLength(corpus_, document);
+    if (offset < length) return {document, offset};
+    offset -= length;
   }
 }
 
 Batch BatchSampler::Get(int64_t index) {
   BatchBuilder builder(options_.batch * options_.length);
-  // Reads `count` bytes from `position` of the endless text; a sequence has at most `longest`.
+  // Reads `count` tokens from `position` of the endless text; a sequence has at most `longest`.
   const auto read = [&](int64_t position, int64_t count, int64_t longest) {
     while (count > 0) {
       const Place piece = Locate(position);
-      const std::string_view document = corpus_.document(piece.document);
       // Pieces of a document end at multiples of `longest` from its beginning.
-      const int64_t rest = std::min(static_cast<int64_t>(document.size()) - piece.offset,
+      const int64_t rest = std::min(DocumentLength(corpus_, piece.document) - piece.offset,
                                     longest - piece.offset % longest);
       const int64_t taken = std::min(count, rest);
-      builder.Add(document, piece.offset, taken);
+      builder.Add(corpus_, piece.document, piece.offset, taken);
       position += taken;
       count -= taken;
     }
@@ -150,7 +154,7 @@ Batch BatchSampler::Get(int64_t index) {
     std::vector<int64_t> last;
     const int64_t batches = options_.streams / options_.batch;
     const int64_t first = index % batches * options_.batch;
-    const int64_t spacing = std::max<int64_t>(1, corpus_.bytes() / options_.streams);
+    const int64_t spacing = std::max<int64_t>(1, corpus_.tokens() / options_.streams);
     for (int64_t s = 0; s < options_.batch; ++s) {
       const int64_t start = rotation_ + (first + s) * spacing;
       const int64_t position = start + index / batches * options_.length;
@@ -172,11 +176,11 @@ Batch BatchSampler::Get(int64_t index) {
     read(index * rows, rows, options_.length);
     return builder.Finish();
   }
-  const int64_t length = std::min(options_.length, corpus_.bytes());
+  const int64_t length = std::min(options_.length, corpus_.tokens());
   for (int64_t row = 0; row < options_.batch; ++row) {
     const auto number = static_cast<uint64_t>(index * options_.batch + row);
     Random random(options_.seed, kWindowStream, number * kDrawsPerRow);
-    const uint64_t places = static_cast<uint64_t>(corpus_.bytes() - length) + 1;
+    const uint64_t places = static_cast<uint64_t>(corpus_.tokens() - length) + 1;
     read(static_cast<int64_t>(random.NextBelow(places)), length, kUncut);
   }
   return builder.Finish();

@@ -1,4 +1,4 @@
-// Which bytes a training step reads. A batch is a pure function of the sampler's options and the
+// Which tokens a training step reads. A batch is a pure function of the sampler's options and the
 // batch's number, so that a resumed run reads what the uninterrupted one would have.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include "adder/core/permutation.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/core/tensor.h"
-#include "adder/data/byte_corpus.h"
+#include "adder/data/training_corpus.h"
 
 namespace adder {
 
@@ -21,7 +21,7 @@ enum class Packing {
 struct BatchOptions {
   Packing packing = Packing::kWindows;
   int64_t batch = 1;    // rows of text side by side
-  int64_t length = 1;   // bytes of each
+  int64_t length = 1;   // tokens of each
   int64_t streams = 0;  // 0: rows are independent. Otherwise the number of rows of text that go on
                         // from step to step, a multiple of batch (see below)
   uint64_t seed = 0;
@@ -30,7 +30,7 @@ struct BatchOptions {
 // Rows of text as sequences laid end to end. A sequence never crosses the border of a document.
 struct Batch {
   Tensor tokens;   // i32 [rows]
-  Tensor targets;  // i32 [rows]: the next byte, kIgnoreTarget at a document's last
+  Tensor targets;  // i32 [rows]: the next token, kIgnoreTarget at a document's last
   SequenceLayout layout;
   int64_t target_rows = 0;  // rows whose target counts
   // Only with streams; stream s of this batch is number first_stream + s of the sampler's.
@@ -41,22 +41,22 @@ struct Batch {
 };
 
 // Without streams:
-//   windows    each row is `length` bytes from a place drawn uniformly at random (all of a text
+//   windows    each row is `length` tokens from a place drawn uniformly at random (all of a text
 //   that
 //              is shorter); a document's border inside starts a new sequence.
-//   documents  a batch is batch · length bytes of the documents laid end to end in shuffled order;
-//              each is a sequence, in pieces of `length` bytes where it is longer; the batch's end
+//   documents  a batch is batch · length tokens of the documents laid end to end in shuffled order;
+//              each is a sequence, in pieces of `length` tokens where it is longer; the batch's end
 //              cuts.
 // With streams (truncated backpropagation carries their memory): stream s reads on through the
 // whole text without gaps, beginning a part s / streams of it after a place drawn from the seed;
-// batch i holds `length` bytes of streams [batch · i, batch · (i + 1)) modulo `streams`. In windows
-// packing the text keeps its order, in documents packing it is shuffled. Documents are not cut but
-// by the end of a batch, where they go on in the next.
+// batch i holds `length` tokens of streams [batch · i, batch · (i + 1)) modulo `streams`. In
+// windows packing the text keeps its order, in documents packing it is shuffled. Documents are not
+// cut but by the end of a batch, where they go on in the next.
 class BatchSampler {
  public:
   // Throws kInvalidArgument for options that are not positive or do not divide. The corpus must
   // outlive the sampler.
-  BatchSampler(const ByteCorpus& corpus, const BatchOptions& options);
+  BatchSampler(const TrainingCorpus& corpus, const BatchOptions& options);
 
   const BatchOptions& options() const { return options_; }
   // The batch of that number, from 0.
@@ -78,7 +78,7 @@ class BatchSampler {
   // A position in the endless text: all documents, time after time.
   Place Locate(int64_t position);
 
-  const ByteCorpus& corpus_;
+  const TrainingCorpus& corpus_;
   BatchOptions options_;
   // Of the shuffled rounds, the two read last: the streams of a batch lie at most one apart.
   std::array<Order, 2> orders_;

@@ -11,6 +11,7 @@
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/core/target.h"
+#include "adder/data/byte_corpus.h"
 #include "tests/temporary_directory.h"
 
 namespace adder {

@@ -161,8 +161,12 @@ std::pair<ByteCorpus, ByteCorpus> ByteCorpus::SplitTail(double share) const {
   return {std::move(before), std::move(tail)};
 }
 
-int64_t ByteCorpus::Find(int64_t position) const {
-  return std::upper_bound(begins_.begin(), begins_.end(), position) - begins_.begin() - 1;
+void ByteCorpus::Read(int64_t position, std::span<int32_t> tokens) const {
+  const int64_t index = Find(position);
+  const std::string_view text =
+      document(index).substr(static_cast<size_t>(position - begin(index)), tokens.size());
+  std::transform(text.begin(), text.end(), tokens.begin(),
+                 [](char c) { return static_cast<int32_t>(static_cast<uint8_t>(c)); });
 }
 
 uint64_t ByteCorpus::Fingerprint() const {

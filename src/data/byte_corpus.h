@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "adder/data/training_corpus.h"
 #include "adder/formats/file.h"
 
 namespace adder {
@@ -21,7 +22,8 @@ namespace adder {
 // that names nothing, kIo.
 std::vector<std::filesystem::path> ExpandFilePatterns(std::span<const std::string> patterns);
 
-class ByteCorpus {
+// Token i is byte i.
+class ByteCorpus : public TrainingCorpus {
  public:
   // Maps the files. Every file is a document, or, with a separator that is not empty, every stretch
   // of it up to and including a separator is. Throws kNotFound, kIo; kInvalidArgument naming the
@@ -35,18 +37,16 @@ class ByteCorpus {
   // the cut becomes two. Throws kInvalidArgument when one of them would have nothing to predict.
   std::pair<ByteCorpus, ByteCorpus> SplitTail(double share) const;
 
-  int64_t bytes() const { return begins_.back(); }
-  int64_t documents() const { return static_cast<int64_t>(begins_.size()) - 1; }
+  int64_t bytes() const { return tokens(); }
   // The document's bytes, in the mapping.
   std::string_view document(int64_t index) const;
-  // Where the document begins when all are laid end to end; documents() gives bytes().
-  int64_t begin(int64_t index) const { return begins_[static_cast<size_t>(index)]; }
-  // The document that holds the byte at `position` of all documents laid end to end.
-  int64_t Find(int64_t position) const;
+
+  int64_t vocab_size() const override { return 256; }
+  void Read(int64_t position, std::span<int32_t> tokens) const override;
 
   // Changes when the documents' number or lengths, or one of a few hundred sampled bytes, do: tells
   // a resumed run that it would read other text.
-  uint64_t Fingerprint() const;
+  uint64_t Fingerprint() const override;
 
  private:
   // A stretch of one file that holds whole documents.
@@ -59,8 +59,6 @@ class ByteCorpus {
 
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::vector<Stretch> stretches_;
-  // One number per document, of which there may be very many; documents() + 1.
-  std::vector<int64_t> begins_ = {0};
 };
 
 }  // namespace adder

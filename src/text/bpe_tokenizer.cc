@@ -1,6 +1,7 @@
 #include "adder/text/bpe_tokenizer.h"
 
 #include <fmt/core.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <utility>
@@ -305,6 +306,11 @@ size_t BpeTokenizer::PartLength(std::string_view text, size_t bytes) const {
   // Not behind a token found in the text: normalizers treat what comes behind one as the beginning
   // of a text.
   return local_ ? LengthBeforeWord(text, bytes, raw_tokens_.last_bytes()) : text.size();
+}
+
+uint64_t BpeTokenizer::fingerprint() const {
+  const std::string& description = files_.front().content;
+  return XXH64(description.data(), description.size(), 0);
 }
 
 void BpeTokenizer::CheckToken(int32_t token) const {

@@ -39,6 +39,7 @@ class BpeTokenizer : public Tokenizer {
   size_t PartLength(std::string_view text, size_t bytes) const override;
   std::vector<int32_t> EncodePart(std::string_view part, bool first) const override;
   Vocabulary ToVocabulary() const override;
+  uint64_t fingerprint() const override;
 
  private:
   struct KeptFile {
@@ -77,7 +78,7 @@ class BpeTokenizer : public Tokenizer {
   std::vector<int32_t> suffix_;
   bool local_ = false;  // text may be cut before spaces
   std::string source_;
-  std::vector<KeptFile> files_;
+  std::vector<KeptFile> files_;  // tokenizer.json first
 };
 
 }  // namespace adder

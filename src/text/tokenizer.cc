@@ -2,6 +2,7 @@
 #include "adder/text/tokenizer.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <fstream>
@@ -144,6 +145,15 @@ std::string Tokenizer::Decode(std::span<const int32_t> tokens, bool skip_special
   std::string text;
   for (const int32_t token : tokens) text += stream.Push(token);
   return text + stream.Finish();
+}
+
+uint64_t Tokenizer::fingerprint() const {
+  uint64_t hash = static_cast<uint64_t>(vocab_size());
+  for (int32_t token = 0; token < vocab_size(); ++token) {
+    const std::string_view bytes = Bytes(token);
+    hash = XXH64(bytes.data(), bytes.size(), hash);
+  }
+  return hash;
 }
 
 Vocabulary Tokenizer::ToVocabulary() const {

@@ -54,6 +54,9 @@ class Tokenizer {
   // The text of tokens, with U+FFFD where their bytes are no UTF-8.
   std::string Decode(std::span<const int32_t> tokens, bool skip_special = true) const;
 
+  // Other for tokenizers that give other tokens: tells whether text must be tokenized anew.
+  virtual uint64_t fingerprint() const;
+
   // What a GGUF file holds of a tokenizer. Throws kUnsupported for one that it cannot hold.
   virtual Vocabulary ToVocabulary() const;
 

@@ -119,7 +119,7 @@ std::string RenderLossCurve(const std::vector<Metrics>& history, const std::stri
   }
   LineChart chart;
   chart.title = title;
-  chart.x_label = "bytes read";
+  chart.x_label = "tokens read";
   chart.y_label = "bits per byte";
   // Most is learned early: a linear axis would spend its height on the first steps.
   chart.log_y = true;

@@ -15,8 +15,8 @@ namespace adder {
 
 struct StepMetrics {
   int64_t step = 0;            // 1 after the first
-  int64_t tokens = 0;          // bytes read so far
-  double loss = 0.0;           // nats per byte
+  int64_t tokens = 0;          // tokens read so far
+  double loss = 0.0;           // nats per token
   double bits_per_byte = 0.0;  // loss / ln 2
   double lr = 0.0;
   double gradient_norm = 0.0;  // before clipping
@@ -67,7 +67,7 @@ class MetricsFile {
   std::unique_ptr<AppendFile> file_;
 };
 
-// The curves of training and validation in bits per byte over bytes read, as SVG.
+// The curves of training and validation in bits per byte over tokens read, as SVG.
 std::string RenderLossCurve(const std::vector<Metrics>& history, const std::string& title);
 
 }  // namespace adder

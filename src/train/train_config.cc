@@ -134,12 +134,17 @@ std::vector<Field> Fields(TrainConfig& config) {
        "windows: stretches of text from anywhere; documents: whole documents in shuffled order"},
       {"data.separator", TextField{&data.separator},
        "text that ends a document within a file and belongs to it; empty: a file is a document"},
+      {"data.tokenizer", TextField{&data.tokenizer},
+       "a tokenizer.json or its directory; empty: tokens are bytes"},
+      {"data.tokens", TextField{&data.tokens},
+       "folder where tokenized text is kept for later runs; empty: tokens, beside the run's "
+       "folder"},
 
       {"train.steps", IntegerField{&train.steps, 0, kAny}, "budget: optimizer steps"},
-      {"train.tokens", IntegerField{&train.tokens, 0, kAny}, "budget: bytes of text read"},
+      {"train.tokens", IntegerField{&train.tokens, 0, kAny}, "budget: tokens read"},
       {"train.minutes", RealField{&train.minutes, 0.0, 1e7}, "budget: time"},
       {"train.batch", IntegerField{&train.batch, 1, int64_t{1} << 20}, "rows of text side by side"},
-      {"train.length", IntegerField{&train.length, 1, int64_t{1} << 30}, "bytes of each row"},
+      {"train.length", IntegerField{&train.length, 1, int64_t{1} << 30}, "tokens of each row"},
       {"train.gradient_accumulation", IntegerField{&train.gradient_accumulation, 1, 1 << 20},
        "batches per optimizer step"},
       {"train.dtype", Choice<DType>(&train.dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}}),
@@ -513,7 +518,7 @@ void CheckSense(const TrainConfig& config, const std::string& source,
   }
   try {
     CheckedProduct(CheckedProduct(config.train.batch, config.train.length, "a batch"),
-                   config.train.gradient_accumulation, "a step's bytes");
+                   config.train.gradient_accumulation, "a step's tokens");
   } catch (const Error& error) {
     Fail(where("train.batch"), error.what());
   }

@@ -23,7 +23,7 @@ struct TrainConfig {
     std::string size;
     // A model directory to begin from instead of random weights; its dimensions then count.
     std::string checkpoint;
-    // Vocabulary 256: tokens are bytes.
+    // The vocabulary is the tokenizer's.
     ModelConfig dimensions = {.d_model = 256, .n_layer = 8};
   } model;
 
@@ -33,6 +33,8 @@ struct TrainConfig {
     double valid_fraction = 0.0;  // held back from the end of the training text; 0: nothing
     Packing packing = Packing::kWindows;
     std::string separator;  // ends a document; empty: every file is one
+    std::string tokenizer;  // a tokenizer.json or its directory; empty: tokens are bytes
+    std::string tokens;     // folder of tokenized text; empty: "tokens" beside the run's folder
   } data;
 
   struct Train {
@@ -83,7 +85,7 @@ struct TrainConfig {
     bool tensorboard = true;
   } output;
 
-  // Bytes read in one step.
+  // Tokens read in one step.
   int64_t tokens_per_step() const {
     return train.batch * train.length * train.gradient_accumulation;
   }

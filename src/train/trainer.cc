@@ -70,15 +70,15 @@ void Restore(const SafetensorsFile& file, const std::string& name, const Tensor&
 
 }  // namespace
 
-Trainer::Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConfig& config)
+Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const TrainConfig& config)
     : model_(model),
       options_(config.train),
       optimizer_(config.optimizer),
       sampler_(corpus, OptionsOf(config)) {
-  if (model.vocab_size() < 256) {
+  if (model.vocab_size() < corpus.vocab_size()) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("the model has {} tokens, expected at least the 256 bytes",
-                            model.vocab_size()));
+                fmt::format("the model has {} tokens, expected at least the {} of the text",
+                            model.vocab_size(), corpus.vocab_size()));
   }
   // With 0 a parameter without a gradient would become 0 / 0.
   if (!(optimizer_.eps > 0.0)) {

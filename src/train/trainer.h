@@ -8,7 +8,7 @@
 
 #include "adder/core/tensor.h"
 #include "adder/data/batch_sampler.h"
-#include "adder/data/byte_corpus.h"
+#include "adder/data/training_corpus.h"
 #include "adder/models/language_model.h"
 #include "adder/train/train_config.h"
 
@@ -17,13 +17,13 @@ namespace adder {
 class Trainer {
  public:
   struct StepResult {
-    double loss = 0.0;           // nats per byte, the mean over the step's targets
+    double loss = 0.0;           // nats per token, the mean over the step's targets
     double gradient_norm = 0.0;  // before clipping
   };
 
   // Model and corpus must outlive the trainer; the model's parameters have values. Throws
   // kInvalidArgument for a config out of its range.
-  Trainer(LanguageModel& model, const ByteCorpus& corpus, const TrainConfig& config);
+  Trainer(LanguageModel& model, const TrainingCorpus& corpus, const TrainConfig& config);
 
   // One optimizer step at learning rate `lr`. Throws kNumeric, and leaves weights, optimizer and
   // carried state as they were, when the loss or the gradient is not finite.
@@ -33,14 +33,14 @@ class Trainer {
   // and still leave a number that overflows.
   bool Finite() const;
 
-  // Optimizer steps, and bytes read, so far.
+  // Optimizer steps, and tokens read, so far.
   int64_t steps() const { return steps_; }
   int64_t tokens() const { return tokens_; }
 
   // Writes optimizer.safetensors (m.NAME, v.NAME of every parameter) and, when the state is carried
   // from step to step, carried.safetensors into the folder. Throws kIo.
   void Save(const std::filesystem::path& folder) const;
-  // Goes on after `steps` steps that read `tokens` bytes. Throws kNotFound, kIo, kCorrupt; the
+  // Goes on after `steps` steps that read `tokens` tokens. Throws kNotFound, kIo, kCorrupt; the
   // model's parameters are the caller's to restore.
   void Load(const std::filesystem::path& folder, int64_t steps, int64_t tokens);
 

@@ -2,6 +2,7 @@
 #include "adder/train/training_run.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,6 +17,7 @@
 #include "adder/core/error.h"
 #include "adder/core/log.h"
 #include "adder/data/byte_corpus.h"
+#include "adder/data/token_corpus.h"
 #include "adder/eval/bits_per_byte.h"
 #include "adder/formats/append_file.h"
 #include "adder/formats/file.h"
@@ -59,24 +61,67 @@ std::vector<std::string> AbsolutePatterns(std::vector<std::string> patterns) {
   return patterns;
 }
 
+// The text, and what is read of it.
 struct Corpora {
   ByteCorpus train;
   std::optional<ByteCorpus> valid;
+  std::unique_ptr<Tokenizer> tokenizer = std::make_unique<ByteTokenizer>();
+  std::optional<TokenCorpus> tokens = std::nullopt;  // of `train`; none: its bytes
+
+  const TrainingCorpus& training() const {
+    if (tokens) return *tokens;
+    return train;
+  }
+  double bytes_per_token() const {
+    return static_cast<double>(train.bytes()) / static_cast<double>(training().tokens());
+  }
 };
 
 Corpora OpenCorpora(const TrainConfig::Data& data, const std::atomic<bool>* stop) {
   ByteCorpus train = ByteCorpus::Open(ExpandFilePatterns(data.train), data.separator, stop);
   if (data.valid_fraction > 0.0) {
     auto [before, tail] = train.SplitTail(data.valid_fraction);
-    return {std::move(before), std::move(tail)};
+    return {.train = std::move(before), .valid = std::move(tail)};
   }
-  if (data.valid.empty()) return {std::move(train), std::nullopt};
-  return {std::move(train), ByteCorpus::Open(ExpandFilePatterns(data.valid), data.separator, stop)};
+  if (data.valid.empty()) return {.train = std::move(train), .valid = std::nullopt};
+  return {.train = std::move(train),
+          .valid = ByteCorpus::Open(ExpandFilePatterns(data.valid), data.separator, stop)};
+}
+
+// What the tokens of a text depend on, beside the rules of this program.
+uint64_t TokensKey(const TrainConfig::Data& data, const Corpora& corpora) {
+  std::vector<uint64_t> parts = {corpora.tokenizer->fingerprint(), corpora.train.Fingerprint()};
+  for (const fs::path& file : ExpandFilePatterns(data.train)) {
+    parts.push_back(fs::file_size(file));
+    parts.push_back(static_cast<uint64_t>(fs::last_write_time(file).time_since_epoch().count()));
+  }
+  return XXH64(parts.data(), parts.size() * sizeof(uint64_t), 0);
+}
+
+// The tokens that an earlier run left, or anew. Text or tokenizer that changed have another name.
+TokenCorpus OpenTokens(const TrainConfig::Data& data, const Corpora& corpora,
+                       const TrainingObserver& observer, const std::atomic<bool>* stop) {
+  const uint64_t key = TokensKey(data, corpora);
+  const fs::path path = fs::path(data.tokens) / fmt::format("{:016x}.tokens", key);
+  if (fs::exists(path)) {
+    try {
+      TokenCorpus tokens = TokenCorpus::Open(path);
+      if (tokens.key() == key) return tokens;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kCorrupt) throw;
+      Log(LogLevel::kWarning, fmt::format("{}; the text is tokenized anew", error.what()));
+    }
+  }
+  std::error_code ignored;  // the file's own error names the folder that is not there
+  fs::create_directories(path.parent_path(), ignored);
+  TokenCorpus::Build(path, key, corpora.train, *corpora.tokenizer,
+                     {.progress = observer.on_tokenizing, .cancel = stop});
+  return TokenCorpus::Open(path);
 }
 
 // The parameters to begin with: of a checkpoint of this run, of the model to begin from, or random.
-std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config,
-                                              const fs::path& checkpoint) {
+std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config, const fs::path& checkpoint,
+                                              const Tokenizer& tokenizer) {
   const fs::path source = !checkpoint.empty() ? checkpoint : fs::path(config.model.checkpoint);
   std::unique_ptr<BlockLanguageModel> model;
   if (!source.empty()) {
@@ -87,12 +132,36 @@ std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config,
     model = std::make_unique<BlockLanguageModel>(dimensions, config.train.dtype);
     InitializeModel(*model, static_cast<uint64_t>(config.train.seed));
   }
-  if (model->vocab_size() != 256) {
+  const bool bytes = config.data.tokenizer.empty();
+  if (bytes ? model->vocab_size() != 256 : model->vocab_size() < tokenizer.vocab_size()) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: the model has {} tokens, expected the 256 bytes", source.string(),
-                            model->vocab_size()));
+                bytes ? fmt::format("{}: the model has {} tokens, expected the 256 bytes; "
+                                    "data.tokenizer names another tokenizer",
+                                    source.string(), model->vocab_size())
+                      : fmt::format("{}: the model has {} tokens, expected at least the {} of {}",
+                                    source.string(), model->vocab_size(), tokenizer.vocab_size(),
+                                    config.data.tokenizer));
   }
   return model;
+}
+
+// Loads the tokenizer, and makes the new model's vocabulary its own.
+void UseTokenizer(TrainConfig& config, Corpora& corpora) {
+  // So that the head's matrix product has no crumbs.
+  constexpr int64_t kVocabularyMultiple = 8;
+  config.data.tokenizer = AbsolutePath(config.data.tokenizer).string();
+  const fs::path run = config.output.run;
+  config.data.tokens = AbsolutePath(config.data.tokens.empty() ? run.parent_path() / "tokens"
+                                                               : fs::path(config.data.tokens))
+                           .string();
+  corpora.tokenizer = Tokenizer::Load(config.data.tokenizer);
+  ModelConfig& dimensions = config.model.dimensions;
+  dimensions.vocab_size = (corpora.tokenizer->vocab_size() + kVocabularyMultiple - 1) /
+                          kVocabularyMultiple * kVocabularyMultiple;
+  const auto prefix = corpora.tokenizer->prefix_tokens();
+  const auto suffix = corpora.tokenizer->suffix_tokens();
+  dimensions.bos_token_id = prefix.empty() ? -1 : prefix.front();
+  dimensions.eos_token_id = suffix.empty() ? -1 : suffix.back();
 }
 
 // Whether going on from the checkpoint begins with numbers.
@@ -164,8 +233,9 @@ class Run {
   TrainingOutcome Finish() {
     began_ = last_checkpoint_ = Clock::now();
     if (observer_.on_start) {
-      observer_.on_start({CountParameters(model_), corpora_.train.bytes(), valid_bytes_,
-                          trainer_.steps(), checkpoint_});
+      observer_.on_start({CountParameters(model_), corpora_.train.bytes(),
+                          corpora_.training().tokens(), valid_bytes_, trainer_.steps(),
+                          checkpoint_});
     }
     const bool complete = Loop();
     TrainingOutcome outcome;
@@ -232,7 +302,7 @@ class Run {
     metrics.step = trainer_.steps();
     metrics.tokens = trainer_.tokens();
     metrics.loss = result.loss;
-    metrics.bits_per_byte = result.loss / std::numbers::ln2;
+    metrics.bits_per_byte = result.loss / std::numbers::ln2 / corpora_.bytes_per_token();
     metrics.lr = lr;
     metrics.gradient_norm = result.gradient_norm;
     metrics.tokens_per_second = static_cast<double>(line_tokens_) / std::max(1e-9, line_seconds_);
@@ -270,7 +340,6 @@ class Run {
   // stopped before the end: then nothing was measured.
   bool Evaluate() {
     if (valid_bytes_ == 0) return true;
-    const ByteTokenizer tokenizer;
     EvaluationMetrics metrics;
     metrics.step = trainer_.steps();
     double nats = 0.0;
@@ -283,7 +352,7 @@ class Run {
       for (int64_t i = 0; metrics.bytes < valid_bytes_; ++i) {
         const std::string_view text = corpora_.valid->document(i).substr(
             0, static_cast<size_t>(valid_bytes_ - metrics.bytes));
-        nats += MeasureBitsPerByte(model_, tokenizer, text, options).nats;
+        nats += MeasureBitsPerByte(model_, *corpora_.tokenizer, text, options).nats;
         metrics.bytes += static_cast<int64_t>(text.size());
       }
     } catch (const Error& error) {
@@ -332,7 +401,7 @@ class Run {
     RequireFinite();
     WriteDirectoryAtomically(folder_.model(), [&](const fs::path& directory) {
       SaveModel(model_, directory, DType::kF32);
-      ByteTokenizer().Save(directory);
+      corpora_.tokenizer->Save(directory);
     });
   }
 
@@ -384,13 +453,13 @@ class Run {
                                 {"step", trainer_.steps()},
                                 {"tokens", trainer_.tokens()},
                                 {"elapsed", Elapsed()},
-                                {"text", fmt::format("{:016x}", corpora_.train.Fingerprint())},
+                                {"text", fmt::format("{:016x}", corpora_.training().Fingerprint())},
                                 {"evaluated", evaluated_}};
     const std::string text = JsonValue(std::move(record)).ToText(2) + "\n";
     checkpoint_ = folder_.WriteCheckpoint(trainer_.steps(), config_.checkpoint.keep,
                                           [&](const fs::path& directory) {
                                             SaveModel(model_, directory, DType::kF32);
-                                            ByteTokenizer().Save(directory);
+                                            corpora_.tokenizer->Save(directory);
                                             trainer_.Save(directory);
                                             WriteFileAtomically(directory / kTrainerFile, text);
                                           });
@@ -409,7 +478,7 @@ class Run {
     evaluated_ = record.Bool("evaluated");
     saved_evaluated_ = evaluated_;
     saved_step_ = trainer_.steps();
-    if (record.String("text") != fmt::format("{:016x}", corpora_.train.Fingerprint())) {
+    if (record.String("text") != fmt::format("{:016x}", corpora_.training().Fingerprint())) {
       Log(LogLevel::kWarning,
           "the training text is not the one this run began with: what follows is another run than "
           "the uninterrupted one");
@@ -459,6 +528,7 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
   }
   // Text and dimensions are checked before anything is written.
   Corpora corpora = OpenCorpora(config.data, stop);
+  if (!config.data.tokenizer.empty()) UseTokenizer(config, corpora);
   if (config.model.checkpoint.empty()) config.model.dimensions.Resolve();
   const bool holds_run = fs::exists(path / "config.toml");
   if (holds_run && !resume) {
@@ -479,8 +549,11 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
     folder.emplace(path);
     checkpoint = folder->LatestCheckpoint();
   }
-  const std::unique_ptr<BlockLanguageModel> model = MakeModel(config, checkpoint);
-  Trainer trainer(*model, corpora.train, config);
+  const std::unique_ptr<BlockLanguageModel> model =
+      MakeModel(config, checkpoint, *corpora.tokenizer);
+  const bool bytes = dynamic_cast<const ByteTokenizer*>(corpora.tokenizer.get()) != nullptr;
+  if (!bytes) corpora.tokens = OpenTokens(config.data, corpora, observer, stop);
+  Trainer trainer(*model, corpora.training(), config);
   if (!resume) folder.emplace(path);
   Run run(config, corpora, *folder, std::move(checkpoint), *model, trainer, observer, stop);
   return run.Finish();

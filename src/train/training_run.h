@@ -18,6 +18,7 @@ namespace adder {
 struct TrainingStart {
   int64_t parameters = 0;            // trained numbers
   int64_t train_bytes = 0;           // of training text
+  int64_t train_tokens = 0;          // it became; as many as bytes without a tokenizer
   int64_t valid_bytes = 0;           // read at each evaluation; 0: none
   int64_t step = 0;                  // already done
   std::filesystem::path checkpoint;  // gone on from; empty: begun anew
@@ -33,6 +34,7 @@ struct TrainingProgress {
 
 // Called from the training thread; all may be empty.
 struct TrainingObserver {
+  std::function<void(int64_t bytes, int64_t total)> on_tokenizing;  // before the start
   std::function<void(const TrainingStart&)> on_start;
   std::function<void(const TrainingProgress&)> on_step;
   std::function<void(int64_t bytes, int64_t total)> on_evaluating;

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <numbers>
 #include <regex>
 #include <thread>
 
@@ -24,6 +25,8 @@
 #include "adder/formats/safetensors.h"
 #include "adder/formats/tensorboard.h"
 #include "adder/models/checkpoint.h"
+#include "adder/text/bpe_trainer.h"
+#include "adder/text/tokenizer.h"
 #include "tests/own_filesystem.h"
 #include "tests/temporary_directory.h"
 
@@ -72,7 +75,15 @@ TrainConfig TinyConfig(const fs::path& text) {
 
 class TrainingRunTest : public ::testing::Test {
  protected:
-  void SetUp() override { std::ofstream(folder_ / "text") << Text(600); }
+  void SetUp() override {
+    std::ofstream(folder_ / "text") << Text(600);
+    BpeTrainer trainer;
+    trainer.Add(Text(600));
+    BpeTrainingOptions options;
+    options.vocab_size = 262;
+    fs::create_directory(folder_ / "tokenizer");
+    Tokenizer::FromVocabulary(trainer.Train(options), "trained")->Save(folder_ / "tokenizer");
+  }
 
   TemporaryDirectory directory_;
   const fs::path folder_ = directory_.path();
@@ -157,7 +168,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesEverything) {
 
 // Every way of reading text and of computing that keeps something from step to step.
 std::vector<TrainConfig> Variants(const fs::path& text) {
-  std::vector<TrainConfig> variants(3, TinyConfig(text));
+  std::vector<TrainConfig> variants(4, TinyConfig(text));
   variants[1].train.truncated_backpropagation = true;
   variants[1].train.gradient_accumulation = 2;
   variants[1].data.separator = "\n";
@@ -166,6 +177,10 @@ std::vector<TrainConfig> Variants(const fs::path& text) {
   variants[2].data.separator = "\n";
   variants[2].train.recompute = true;
   variants[2].schedule.kind = ScheduleKind::kWsd;
+  variants[3].data.tokenizer = (text.parent_path() / "tokenizer").string();
+  variants[3].data.packing = Packing::kDocuments;
+  variants[3].data.separator = "tree.\n";
+  variants[3].train.length = 8;
   return variants;
 }
 
@@ -209,6 +224,61 @@ TEST_F(TrainingRunTest, StoppedAndResumedIsTheRunThatWasNeverStopped) {
     RunTraining(config, run, true);
     ExpectSame(ResultOf(run), ResultOf(whole));
   }
+}
+
+TEST_F(TrainingRunTest, TokensAreMadeOnceAndTheModelCarriesTheTokenizer) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.data.tokenizer = (folder_ / "tokenizer").string();
+  config.train.steps = 60;
+  config.train.length = 8;
+  int64_t tokenized = 0;
+  TrainingStart begun;
+  TrainingObserver observer;
+  observer.on_tokenizing = [&](int64_t, int64_t) { ++tokenized; };
+  observer.on_start = [&](const TrainingStart& start) { begun = start; };
+  double bits = 0.0;
+  double loss = 0.0;
+  observer.on_step = [&](const TrainingProgress& now) {
+    bits = now.metrics.bits_per_byte;
+    loss = now.metrics.loss;
+  };
+  const TrainingOutcome outcome = RunTraining(config, folder_ / "runs/a", false, observer);
+  EXPECT_LT(begun.train_tokens, begun.train_bytes);
+  const auto bytes_per_token =
+      static_cast<double>(begun.train_bytes) / static_cast<double>(begun.train_tokens);
+  EXPECT_NEAR(bits, loss / std::numbers::ln2 / bytes_per_token, 1e-12);
+  ASSERT_TRUE(outcome.best_evaluation);
+  EXPECT_LT(outcome.best_evaluation->bits_per_byte, 4.5);
+  EXPECT_EQ(LoadModel(outcome.model, DType::kF32)->vocab_size(), 264);
+  for (const char* directory : {"runs/a/model", "runs/a/latest"}) {
+    EXPECT_EQ(ReadFile(folder_ / directory / "tokenizer.json"),
+              ReadFile(folder_ / "tokenizer/tokenizer.json"));
+  }
+  const auto token_files = [&] {
+    return std::distance(fs::directory_iterator(folder_ / "runs/tokens"), {});
+  };
+  EXPECT_EQ(token_files(), 1);
+  const fs::path file = fs::directory_iterator(folder_ / "runs/tokens")->path();
+  const auto written = fs::last_write_time(file);
+  RunTraining(config, folder_ / "runs/b", false);
+  EXPECT_EQ(fs::last_write_time(file), written);
+  ExpectSame(ResultOf(folder_ / "runs/a"), ResultOf(folder_ / "runs/b"));
+  // What is damaged is made again, and other text has other tokens.
+  fs::resize_file(file, fs::file_size(file) - 1);
+  RunTraining(config, folder_ / "runs/c", false);
+  ExpectSame(ResultOf(folder_ / "runs/a"), ResultOf(folder_ / "runs/c"));
+  EXPECT_EQ(token_files(), 1);
+  std::ofstream(folder_ / "text", std::ios::app) << "the snake";
+  RunTraining(config, folder_ / "runs/d", false);
+  EXPECT_EQ(token_files(), 2);
+  // A model of bytes does not fit, nor does this model without its tokenizer.
+  TrainConfig other = config;
+  other.data.tokenizer.clear();
+  other.model.checkpoint = outcome.model.string();
+  EXPECT_THAT(ErrorOf([&] { RunTraining(other, folder_ / "runs/e", false); }).what(),
+              HasSubstr("264 tokens, expected the 256 bytes; data.tokenizer"));
+  other.data.tokenizer = config.data.tokenizer;
+  EXPECT_FALSE(RunTraining(other, folder_ / "runs/f", false).stopped);
 }
 
 // The child that is killed. Runs only where the test below starts it.
