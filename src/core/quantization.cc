@@ -386,7 +386,8 @@ void DequantizeBlock(const BlockQ6_K& block, float* x) {
     const int at = element % 32;
     const int low = block.ql[64 * half + 32 * (k % 2) + at] >> (k / 2 * 4) & 15;
     const int high = block.qh[32 * half + at] >> (2 * k) & 3;
-    const float s = block.scales[element / kSubBlock6];
+    const int sub_block = element / kSubBlock6;
+    const float s = block.scales[sub_block];
     const float scale = d * s;
     x[element] = scale * static_cast<float>((low | high << 4) - 32);
   }

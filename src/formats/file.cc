@@ -87,7 +87,10 @@ std::string_view TargetOf(std::string_view temporary) {
   };
   if (!temporary.starts_with('.') || !temporary.ends_with(kTemporary)) return {};
   temporary.remove_suffix(kTemporary.size());
-  if (!drop_number() || !drop_number() || temporary.empty()) return {};
+  for (int numbers = 0; numbers < 2; ++numbers) {
+    if (!drop_number()) return {};
+  }
+  if (temporary.empty()) return {};
   return temporary.substr(1);
 }
 

@@ -26,7 +26,7 @@ inline ModelConfig SmallConfig() {
 }
 
 inline std::unique_ptr<BlockLanguageModel> SmallModel(DType compute_dtype = DType::kF32,
-                                                      ModelConfig config = SmallConfig()) {
+                                                      const ModelConfig& config = SmallConfig()) {
   auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
   InitializeModel(*model, 42);
   return model;

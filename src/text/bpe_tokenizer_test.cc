@@ -435,7 +435,7 @@ TEST(Vocabulary, OfSentencePieceMergesByScore) {
 
 TEST(Vocabulary, ListsThatContradictEachOtherAreRefused) {
   const Vocabulary good = Llama().Make()->ToVocabulary();
-  const auto refused = [](Vocabulary vocabulary, ErrorCode code, const std::string& what) {
+  const auto refused = [](const Vocabulary& vocabulary, ErrorCode code, const std::string& what) {
     try {
       Tokenizer::FromVocabulary(vocabulary, "model.gguf");
       ADD_FAILURE() << "accepted, expected: " << what;
@@ -473,7 +473,7 @@ TEST(Vocabulary, ListsThatContradictEachOtherAreRefused) {
   bad.bos = 100000;
   refused(bad, ErrorCode::kCorrupt, "100000");
   bad = good;
-  bad.merges.push_back("a nothing");
+  bad.merges.emplace_back("a nothing");
   refused(bad, ErrorCode::kCorrupt, "nothing");
   bad = good;
   bad.merges.clear();

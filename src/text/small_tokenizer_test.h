@@ -44,7 +44,8 @@ struct SmallTokenizer {
       bool known = false;
       for (const std::string& token : all) known = known || token == left + right;
       if (!known) all.push_back(left + right);
-      merge_list += (merge_list.empty() ? "" : ",") + JsonQuote(left + " " + right);
+      merge_list +=
+          (merge_list.empty() ? "" : ",") + JsonQuote(std::string(left).append(" ").append(right));
     }
     std::string vocab;
     for (size_t id = 0; id < all.size(); ++id) {

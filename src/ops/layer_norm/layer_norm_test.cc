@@ -13,7 +13,6 @@ namespace {
 using test::AsType;
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
-using test::MaxAbs;
 using test::Near;
 using test::RandomNormal;
 using test::SameBits;
