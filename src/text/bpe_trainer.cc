@@ -31,6 +31,8 @@ struct Pair {
   int32_t left;
   int32_t right;
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison with 0 for a
+  // pointer's
   friend auto operator<=>(const Pair&, const Pair&) = default;
 };
 
@@ -233,7 +235,7 @@ Vocabulary BpeTrainer::Train(const BpeTrainingOptions& options) const {
     }
     const std::string& left = vocabulary.tokens[static_cast<size_t>(pair.left)];
     const std::string& right = vocabulary.tokens[static_cast<size_t>(pair.right)];
-    vocabulary.merges.push_back(left + " " + right);
+    vocabulary.merges.push_back(fmt::format("{} {}", left, right));
     learner.Merge(pair, add(left + right, TokenType::kNormal));
     if (options.progress) {
       options.progress(static_cast<int64_t>(vocabulary.tokens.size()) - least, total);

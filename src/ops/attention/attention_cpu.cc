@@ -83,8 +83,9 @@ void RunBlocks(const AttentionProblem& problem, const AttentionShape& shape,
         arguments.kv_head = kv_head;
         arguments.first_key = keys.begin;
         arguments.visible = keys.count - (layout.end(s) - row) + 1;
-        const auto scores = static_cast<double>(arguments.rows * group) *
-                            static_cast<double>(arguments.visible + arguments.rows / 2);
+        const int64_t mean_keys = arguments.visible + arguments.rows / 2;
+        const auto scores =
+            static_cast<double>(arguments.rows * group) * static_cast<double>(mean_keys);
         tasks.push_back({arguments, 2 * scores * static_cast<double>(shape.d_head)});
       }
     }
@@ -184,8 +185,9 @@ void AttentionBackward(const AttentionShape& shape, const AttentionInputs& input
       arguments.kv_head = kv_head;
       arguments.first_key = keys.begin;
       arguments.keys = keys.count;
-      const auto scores = static_cast<double>(rows * shape.heads / shape.kv_heads) *
-                          static_cast<double>(keys.count - rows / 2);
+      const int64_t queries = rows * shape.heads / shape.kv_heads;
+      const int64_t mean_keys = keys.count - rows / 2;
+      const auto scores = static_cast<double>(queries) * static_cast<double>(mean_keys);
       tasks.push_back({arguments, 5 * scores * static_cast<double>(shape.d_head)});
     }
   }
