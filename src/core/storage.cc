@@ -2,7 +2,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
@@ -44,56 +46,111 @@ int64_t SizeClass(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+std::byte* NewBlock(int64_t size) {
+  const auto count = static_cast<size_t>(size);
+  void* block = ::operator new(count, Alignment(size), std::nothrow);
+  // Advice only: where the system has no huge pages, nothing is lost.
+  if (block != nullptr && size >= kHugePageBlockMinimum) {
+    ::madvise(block, count / kHugePage * kHugePage, MADV_HUGEPAGE);
+  }
+  return static_cast<std::byte*>(block);
+}
+
+// Freed blocks by size. They never hold more bytes than tensors once held at a time: a job that
+// repeats itself finds all its blocks again, while one whose sizes vary (prompts of any length)
+// gives those back to the system that it freed longest ago.
 class HostBlockCache {
  public:
-  ~HostBlockCache() { Release(); }
-
   std::byte* Take(int64_t size) {
-    if (kCacheBlocks && size >= kCachedBlockMinimum) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      const auto found = free_.find(size);
-      if (found != free_.end()) {
-        std::byte* block = found->second;
-        free_.erase(found);
-        return block;
+    if (!Caches(size)) {
+      std::byte* block = NewBlock(size);
+      if (block == nullptr) {
+        Release();
+        block = NewBlock(size);
       }
+      return Checked(block, size);
     }
-    const auto count = static_cast<size_t>(size);
-    void* block = ::operator new(count, Alignment(size), std::nothrow);
-    if (block == nullptr) {
-      Release();
-      block = ::operator new(count, Alignment(size), std::nothrow);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::byte* block = nullptr;
+    if (const auto found = free_.find(size); found != free_.end()) {
+      block = found->second.back().data;  // the latest, which the processor's cache may still hold
+      found->second.pop_back();
+      if (found->second.empty()) free_.erase(found);
+      cached_ -= size;
+    } else {
+      block = NewBlock(size);
+      if (block == nullptr) {
+        EvictDownTo(0);
+        block = NewBlock(size);
+      }
+      Checked(block, size);
     }
+    live_ += size;
+    most_live_ = std::max(most_live_, live_);
+    return block;
+  }
+
+  void Give(std::byte* block, int64_t size) {
+    if (!Caches(size)) {
+      ::operator delete(block, Alignment(size));
+      return;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    live_ -= size;
+    cached_ += size;
+    free_[size].push_back({block, ++freed_});
+    EvictDownTo(most_live_);
+  }
+
+  // Forgets the peak, too.
+  void Release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    EvictDownTo(0);
+    most_live_ = live_;
+  }
+
+  int64_t cached() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return cached_;
+  }
+
+ private:
+  struct FreeBlock {
+    std::byte* data;
+    uint64_t freed;  // how many were freed up to this one
+  };
+
+  static bool Caches(int64_t size) { return kCacheBlocks && size >= kCachedBlockMinimum; }
+
+  static std::byte* Checked(std::byte* block, int64_t size) {
     if (block == nullptr) {
       throw Error(ErrorCode::kOutOfMemory,
                   "out of memory: " + std::to_string(size) + " bytes were asked for");
     }
-    // Advice only: where the system has no huge pages, nothing is lost.
-    if (size >= kHugePageBlockMinimum)
-      ::madvise(block, count / kHugePage * kHugePage, MADV_HUGEPAGE);
-    return static_cast<std::byte*>(block);
+    return block;
   }
 
-  void Give(std::byte* block, int64_t size) {
-    if (kCacheBlocks && size >= kCachedBlockMinimum) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      free_.emplace(size, block);
-      return;
+  // Gives the blocks freed longest ago back to the system until at most `bytes` are cached. There
+  // are few sizes, and each one's blocks lie in the order they were freed in.
+  void EvictDownTo(int64_t bytes) {
+    while (cached_ > bytes) {
+      const auto oldest = std::min_element(free_.begin(), free_.end(), [](auto& a, auto& b) {
+        return a.second.front().freed < b.second.front().freed;
+      });
+      const int64_t size = oldest->first;
+      ::operator delete(oldest->second.front().data, Alignment(size));
+      oldest->second.pop_front();
+      if (oldest->second.empty()) free_.erase(oldest);
+      cached_ -= size;
     }
-    ::operator delete(block, Alignment(size));
   }
 
-  void Release() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto& [size, block] : free_) {
-      ::operator delete(block, Alignment(size));
-    }
-    free_.clear();
-  }
-
- private:
   std::mutex mutex_;
-  std::multimap<int64_t, std::byte*> free_;
+  std::map<int64_t, std::deque<FreeBlock>> free_;  // by size; no entry is empty
+  int64_t live_ = 0;                               // bytes in use, of sizes that are cached
+  int64_t most_live_ = 0;
+  int64_t cached_ = 0;
+  uint64_t freed_ = 0;
 };
 
 // Never destroyed: tensors of static lifetime may give blocks back after main.
@@ -136,5 +193,7 @@ Storage::~Storage() {
 }
 
 void ReleaseCachedHostMemory() { Cache().Release(); }
+
+int64_t CachedHostBytes() { return Cache().cached(); }
 
 }  // namespace adder

@@ -40,7 +40,10 @@ class Storage {
 };
 
 // Large host blocks are kept for reuse when freed, because a training step asks for the same sizes
-// again and fresh pages cost more than the work done in them. Returns the cache to the system.
+// again and fresh pages cost more than the work done in them. The cache never holds more bytes than
+// were in use at any one time. Returns all of it to the system.
 void ReleaseCachedHostMemory();
+// Bytes that the cache holds now.
+int64_t CachedHostBytes();
 
 }  // namespace adder

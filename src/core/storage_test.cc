@@ -1,6 +1,7 @@
 // Storage: alignment, ownership, and the cache of large blocks.
 #include "adder/core/storage.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -55,6 +56,47 @@ TEST(StorageTest, LargeBlocksAreReusedUntilReleased) {
   EXPECT_EQ(again->data(), first);
   ReleaseCachedHostMemory();  // does not touch what is in use
   std::memset(again->data(), 1, static_cast<size_t>(again->bytes()));
+}
+
+// Prompts of every length, one after the other: what is kept of all of them is no more than the
+// longest needs.
+TEST(StorageTest, VaryingSizesDoNotAccumulate) {
+  ReleaseCachedHostMemory();
+  ASSERT_EQ(CachedHostBytes(), 0);
+  constexpr int64_t kRowBytes = 1 << 16;
+  constexpr int64_t kMostRows = 512;
+  for (int64_t i = 0; i < 2000; ++i) {
+    const int64_t rows = 4 + i * 7919 % (kMostRows - 3);
+    // Activations of a layer: two buffers at a time, a third one for a while.
+    const auto x = Storage::Allocate(rows * kRowBytes, {});
+    const auto y = Storage::Allocate(rows * kRowBytes / 2, {});
+    Storage::Allocate(rows * kRowBytes / 4, {});
+  }
+  // Size classes round up by an eighth at most.
+  EXPECT_LE(CachedHostBytes(), kMostRows * kRowBytes * 7 / 4 * 9 / 8);
+  ReleaseCachedHostMemory();
+  EXPECT_EQ(CachedHostBytes(), 0);
+}
+
+// A step that repeats itself finds every block again, whatever the order they were freed in.
+TEST(StorageTest, RepeatedWorkNeedsNoFreshMemory) {
+  if (ADDER_ADDRESS_SANITIZER) GTEST_SKIP() << "blocks are not reused under the address sanitizer";
+  ReleaseCachedHostMemory();
+  const auto step = [] {
+    std::vector<std::byte*> blocks;
+    std::vector<std::shared_ptr<Storage>> held;
+    for (int64_t i = 1; i <= 20; ++i) {
+      held.push_back(Storage::Allocate(i << 18, {}));
+      blocks.push_back(held.back()->data());
+    }
+    return blocks;
+  };
+  const std::vector<std::byte*> first = step();
+  const int64_t cached = CachedHostBytes();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(step(), testing::UnorderedElementsAreArray(first));
+    EXPECT_EQ(CachedHostBytes(), cached);
+  }
 }
 
 TEST(StorageTest, WrapsForeignMemoryAndKeepsItsOwner) {
