@@ -8,6 +8,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
+#include "adder/backend/cpu/instruction_set.h"
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/vector_math.h"
 #include "adder/core/error.h"
@@ -49,6 +50,7 @@ memory::desc Describe(const Tensor& tensor, bool transpose) {
 
 void MultiplyDirectly(const Tensor& A, const Tensor& B, const Tensor& bias, const Tensor& C,
                       const MatMulOptions& options) {
+  const OpenMpThreads threads;
   try {
     const memory::desc a = Describe(A, options.transpose_A);
     const memory::desc b = Describe(B, options.transpose_B);
@@ -85,8 +87,11 @@ void MultiplyDirectly(const Tensor& A, const Tensor& B, const Tensor& bias, cons
   }
 }
 
-// Whether oneDNN multiplies bf16 on this machine (from AVX-512 on).
+// Whether oneDNN multiplies bf16 on this machine (from AVX-512 on), and may: where a lesser
+// instruction set than the machine's was chosen, products go the way they would on such a machine.
 bool MultipliesBFloat16() {
+  const InstructionSet active = ActiveInstructionSet();
+  if (active < InstructionSet::kX86V4 && active != SupportedInstructionSets().back()) return false;
   static const bool does = [] {
     try {
       const memory::desc square({16, 16}, memory::data_type::bf16, memory::dims{16, 1});

@@ -3,22 +3,39 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
+#include <string>
 
 #include "adder/core/error.h"
 
 namespace adder::cpu {
 
-int ThreadCount() { return omp_get_max_threads(); }
+namespace {
+
+std::atomic<int>& Threads() {
+  static std::atomic<int> threads{omp_get_max_threads()};
+  return threads;
+}
+
+}  // namespace
+
+int ThreadCount() { return Threads().load(std::memory_order_relaxed); }
 
 void SetThreadCount(int threads) {
   if (threads < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 "the number of threads is " + std::to_string(threads) + ", expected at least 1");
   }
-  omp_set_num_threads(threads);
+  Threads().store(threads, std::memory_order_relaxed);
 }
+
+OpenMpThreads::OpenMpThreads() : before_(omp_get_max_threads()) {
+  omp_set_num_threads(ThreadCount());
+}
+
+OpenMpThreads::~OpenMpThreads() { omp_set_num_threads(before_); }
 
 void ParallelFor(int64_t count, int64_t grain,
                  const std::function<void(int64_t, int64_t, int)>& body) {

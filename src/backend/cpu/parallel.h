@@ -6,9 +6,10 @@
 
 namespace adder::cpu {
 
-// Threads of the team. The default is the number of cores the process may use, or OMP_NUM_THREADS.
+// Threads of the team, the same for every thread that asks. The default is the number of cores the
+// process may use, or OMP_NUM_THREADS.
 int ThreadCount();
-// Throws kInvalidArgument for less than 1.
+// For the whole process, from the next ParallelFor on. Throws kInvalidArgument for less than 1.
 void SetThreadCount(int threads);
 
 // Splits [0, count) into at most ThreadCount() contiguous ranges of nearly equal length, none
@@ -18,5 +19,18 @@ void SetThreadCount(int threads);
 // body is rethrown to the caller once all bodies have ended.
 void ParallelFor(int64_t count, int64_t grain,
                  const std::function<void(int64_t begin, int64_t end, int thread)>& body);
+
+// While it lives, a library that asks OpenMP how many threads to use (oneDNN) is told
+// ThreadCount(): OpenMP itself keeps that number for each thread apart.
+class OpenMpThreads {
+ public:
+  OpenMpThreads();
+  ~OpenMpThreads();
+  OpenMpThreads(const OpenMpThreads&) = delete;
+  OpenMpThreads& operator=(const OpenMpThreads&) = delete;
+
+ private:
+  int before_;
+};
 
 }  // namespace adder::cpu
