@@ -4,7 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
-#include <string>
+#include <optional>
+#include <string_view>
 
 namespace adder {
 namespace {
@@ -25,12 +26,25 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
+std::optional<LogLevel> ParseLevel(std::string_view name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  if (name == "off") return LogLevel::kOff;
+  return std::nullopt;
+}
+
 spdlog::logger& Logger() {
   static const auto logger = [] {
     auto created = spdlog::stderr_color_mt("adder");
     created->set_pattern("%H:%M:%S %^%l%$: %v");
-    if (const char* level = std::getenv("ADDER_LOG")) {
-      created->set_level(spdlog::level::from_str(level));
+    const char* wanted = std::getenv("ADDER_LOG");
+    if (wanted == nullptr || *wanted == '\0') return created;
+    if (const auto level = ParseLevel(wanted)) {
+      created->set_level(ToSpdlog(*level));
+    } else {
+      created->warn("ADDER_LOG={}: expected debug, info, warning, error or off", wanted);
     }
     return created;
   }();

@@ -8,7 +8,7 @@ namespace adder {
 enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
 
 // Lines below the level are dropped. The default is kInfo; ADDER_LOG=debug|info|warning|error|off
-// sets it at start.
+// sets it at start; any other value changes nothing but for a warning.
 void SetLogLevel(LogLevel level);
 void Log(LogLevel level, std::string_view message);
 
