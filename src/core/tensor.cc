@@ -1,6 +1,8 @@
 #include "adder/core/tensor.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -55,12 +57,23 @@ void VisitFloating(DType dtype, Visit&& visit) {
   }
 }
 
+// The f32 next to `value` that is odd where none equals it: rounded once more, to half the digits
+// or fewer, it gives what rounding `value` itself does (Boldo & Melquiond 2008).
+float RoundToOdd(double value) {
+  const auto nearest = static_cast<float>(value);
+  const auto bits = std::bit_cast<uint32_t>(nearest);
+  if (std::isnan(value) || static_cast<double>(nearest) == value || (bits & 1) != 0) return nearest;
+  const bool away = std::abs(static_cast<double>(nearest)) > std::abs(value);
+  return std::bit_cast<float>(away ? bits - 1 : bits + 1);
+}
+
+// Rounded to nearest even, once.
 template <class From, class To>
 To Convert(From value) {
   if constexpr (std::is_same_v<From, To>) {
     return value;
   } else if constexpr (std::is_same_v<From, double> && !std::is_same_v<To, float>) {
-    return To(static_cast<float>(value));
+    return To(RoundToOdd(value));
   } else {
     return To(static_cast<float>(value));
   }
@@ -157,6 +170,10 @@ void Tensor::CheckDType(DType expected) const {
   }
 }
 
+void Tensor::CheckDefined(const char* what) const {
+  if (!defined()) Invalid("cannot " + std::string(what) + " an undefined tensor");
+}
+
 Tensor Tensor::Slice(int axis, int64_t begin, int64_t count) const {
   if (axis < 0 || axis >= rank() || begin < 0 || count < 0 || begin > dim(axis) - count) {
     Invalid("slice [" + std::to_string(begin) + ", +" + std::to_string(count) + ") of dimension " +
@@ -188,6 +205,7 @@ Tensor Tensor::Reshape(const Shape& shape) const {
 }
 
 Tensor Tensor::Clone() const {
+  CheckDefined("clone");
   Tensor copy = Empty(shape_, dtype_, device());
   copy.CopyFrom(*this);
   return copy;
@@ -195,12 +213,15 @@ Tensor Tensor::Clone() const {
 
 Tensor Tensor::To(DType dtype) const {
   if (dtype == dtype_) return *this;
+  CheckDefined("convert");
   Tensor copy = Empty(shape_, dtype, device());
   copy.CopyFrom(*this);
   return copy;
 }
 
 void Tensor::CopyFrom(const Tensor& source) const {
+  CheckDefined("copy to");
+  source.CheckDefined("copy from");
   if (source.shape() != shape()) {
     Invalid("cannot copy " + source.ToString() + " to " + ToString());
   }
@@ -252,6 +273,7 @@ void Tensor::CopyFrom(const Tensor& source) const {
 }
 
 void Tensor::SetZero() const {
+  CheckDefined("clear");
   if (device().type != DeviceType::kCpu) {
     throw Error(ErrorCode::kUnsupported, "this build clears tensors on the CPU only");
   }

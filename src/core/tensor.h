@@ -69,7 +69,8 @@ class Tensor {
   // The same elements under another shape; the tensor must be contiguous.
   Tensor Reshape(const Shape& shape) const;
 
-  // Copies. Clone and To return contiguous host-or-device tensors on the same device.
+  // Copies. Clone and To return contiguous host-or-device tensors on the same device. Conversions
+  // round to nearest even, once. Throw kInvalidArgument for a tensor that is not defined.
   Tensor Clone() const;
   Tensor To(DType dtype) const;  // converts; the same dtype returns the tensor itself, not a copy
   // Copies `source` (same shape; dtype converted: floating, quantized or equal) over this tensor's
@@ -84,6 +85,7 @@ class Tensor {
  private:
   static Tensor FromBytes(const Shape& shape, DType dtype, const void* values, int64_t count);
   void CheckDType(DType expected) const;
+  void CheckDefined(const char* what) const;
 
   std::shared_ptr<Storage> storage_;
   void* data_ = nullptr;

@@ -44,6 +44,53 @@ TEST(TensorTest, ErrorsNameWhatWasExpected) {
   EXPECT_THROW(tensor.CopyFrom(Tensor::Zeros({3, 2}, DType::kF32)), Error);
 }
 
+TEST(TensorTest, AnUndefinedTensorHasNoElementsToCopy) {
+  const Tensor undefined;
+  const Tensor scalar = Tensor::Zeros({}, DType::kF32);  // of the same shape and dtype
+  const auto expect_invalid = [](auto&& call) {
+    try {
+      call();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    }
+  };
+  expect_invalid([&] { undefined.Clone(); });
+  expect_invalid([&] { undefined.SetZero(); });
+  expect_invalid([&] { undefined.To(DType::kF64); });
+  expect_invalid([&] { undefined.CopyFrom(scalar); });
+  expect_invalid([&] { scalar.CopyFrom(undefined); });
+  EXPECT_FALSE(undefined.To(DType::kF32).defined());  // itself
+}
+
+// Rounded to f32 first, these would become ties, and then go to the even side.
+TEST(TensorTest, ConversionsFromF64RoundOnce) {
+  const std::vector<double> values = {1 + 0x1p-8 + 0x1p-40,
+                                      -1 - 0x1p-8 - 0x1p-40,
+                                      1 + 3 * 0x1p-8 - 0x1p-40,
+                                      1 + 0x1p-11 + 0x1p-40,
+                                      1 + 3 * 0x1p-11 - 0x1p-40,
+                                      0x1p-25 + 0x1p-60,
+                                      0x1p-134 + 0x1p-170,
+                                      65520 - 0x1p-30,
+                                      1e300,
+                                      -1e-300};
+  const Tensor exact = Tensor::From<double>({10}, values);
+  const auto rounded = [&](DType dtype, size_t i) {
+    return exact.To(dtype).To(DType::kF64).data<double>()[i];
+  };
+  EXPECT_EQ(rounded(DType::kBF16, 0), 1 + 0x1p-7);
+  EXPECT_EQ(rounded(DType::kBF16, 1), -1 - 0x1p-7);
+  EXPECT_EQ(rounded(DType::kBF16, 2), 1 + 0x1p-7);
+  EXPECT_EQ(rounded(DType::kF16, 3), 1 + 0x1p-10);
+  EXPECT_EQ(rounded(DType::kF16, 4), 1 + 0x1p-10);
+  EXPECT_EQ(rounded(DType::kF16, 5), 0x1p-24);    // the least f16, past half of it
+  EXPECT_EQ(rounded(DType::kBF16, 6), 0x1p-133);  // the least bf16
+  EXPECT_EQ(rounded(DType::kF16, 7), 65504);
+  EXPECT_TRUE(std::isinf(rounded(DType::kBF16, 8)));
+  EXPECT_EQ(rounded(DType::kBF16, 9), 0);
+}
+
 TEST(TensorTest, SizesPastThirtyTwoBitsAreExact) {
   std::byte byte{};
   const Tensor tensor = Tensor::Wrap(&byte, {int64_t{1} << 20, int64_t{1} << 14}, DType::kF32);
