@@ -1,5 +1,6 @@
 #include "adder/core/sequence_layout.h"
 
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -25,7 +26,13 @@ SequenceLayout SequenceLayout::Single(int64_t rows) { return SequenceLayout({0, 
 
 SequenceLayout SequenceLayout::Uniform(int64_t sequences, int64_t length) {
   CheckedProduct(sequences, length, "sequence layout");
-  std::vector<int64_t> offsets(static_cast<size_t>(sequences) + 1);
+  std::vector<int64_t> offsets;
+  try {
+    offsets.resize(static_cast<size_t>(sequences) + 1);
+  } catch (const std::exception&) {  // too many to count, or to hold
+    throw Error(ErrorCode::kOutOfMemory,
+                "sequence layout: no memory for " + std::to_string(sequences) + " offsets");
+  }
   for (size_t s = 0; s < offsets.size(); ++s) offsets[s] = static_cast<int64_t>(s) * length;
   return SequenceLayout(std::move(offsets));
 }

@@ -52,6 +52,8 @@ TEST(SequenceLayoutTest, RefusesWhatIsNoLayout) {
   EXPECT_THROW(SequenceLayout::Uniform(-1, 2), Error);
   EXPECT_THROW(SequenceLayout::Uniform(2, -1), Error);
   EXPECT_THROW(SequenceLayout::Uniform(4, INT64_MAX / 2), Error);
+  EXPECT_THROW(SequenceLayout::Uniform(int64_t{1} << 62, 0), Error);
+  EXPECT_THROW(SequenceLayout::Uniform(INT64_MAX, 0), Error);
   EXPECT_THROW(SequenceLayout::FromLengths(std::vector<int64_t>{2, -1}), Error);
   EXPECT_THROW(SequenceLayout::FromLengths(std::vector<int64_t>{INT64_MAX, 1}), Error);
 }
