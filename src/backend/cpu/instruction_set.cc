@@ -1,44 +1,25 @@
 #include "adder/backend/cpu/instruction_set.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "adder/backend/cpu/x86_features.h"
 #include "adder/core/error.h"
 
 namespace adder::cpu {
 namespace {
 
-#if defined(__x86_64__)
-// clang 14's __builtin_cpu_supports does not know this one.
-bool SupportsF16c() {
-  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-}
-#endif
-
 std::vector<InstructionSet> DetectInstructionSets() {
   std::vector<InstructionSet> sets = {InstructionSet::kPortable};
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !SupportsF16c()) {
-    return sets;
-  }
-  sets.push_back(InstructionSet::kX86V3);
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") ||
-      !__builtin_cpu_supports("avx512vl")) {
-    return sets;
-  }
-  sets.push_back(InstructionSet::kX86V4);
-  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
-    sets.push_back(InstructionSet::kX86V4Bf16);
+  const X86Features features = ReadX86Features();
+  for (const InstructionSet set :
+       {InstructionSet::kX86V3, InstructionSet::kX86V4, InstructionSet::kX86V4Bf16}) {
+    if (!Supports(features, set)) break;
+    sets.push_back(set);
   }
 #endif
   return sets;

@@ -2,10 +2,11 @@
 // instruction set is declared and called.
 //
 // A file named *_kernel.cc is compiled once for each InstructionSet, with that set's compiler flags
-// and with ADDER_ISA defined as its namespace (portable, x86_v3, ...). It may include simd.h and
-// plain C headers only: an inline function or template of the standard library instantiated there
-// could be merged by the linker with the copy other files use, and run AVX-512 on a machine that
-// has none. (A test looks for such symbols.)
+// and with ADDER_ISA defined as its namespace (portable, x86_v3, ...). It includes its own
+// *_kernel.h, simd.h or what is built on it, and plain C headers, and calls nothing else: these
+// bring headers of the standard library along, but an inline function or template of it that is
+// instantiated there could be merged by the linker with the copy other files use, and run AVX-512
+// on a machine that has none. (A test looks for such symbols.)
 #pragma once
 
 #include <span>
