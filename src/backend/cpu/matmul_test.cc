@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "adder/backend/cpu/instruction_set.h"
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
 #include "adder/core/random.h"
@@ -95,6 +96,32 @@ TEST(MatMulTest, AgreesWithLoops) {
         Check(random, {M, N, K, types[0], types[1], types[2], options, (bits & 8) != 0,
                        (bits & 16) != 0 ? 3 : 0});
         if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// The way that a machine of each instruction set takes: without AVX-512 bf16 goes in f32 blocks.
+TEST(MatMulTest, AgreesWithLoopsOnEveryInstructionSet) {
+  struct Restore {
+    InstructionSet active = ActiveInstructionSet();
+    ~Restore() { SetActiveInstructionSet(active); }
+  } restore;
+  Random random(4);
+  for (const InstructionSet set : SupportedInstructionSets()) {
+    SCOPED_TRACE(InstructionSetName(set));
+    SetActiveInstructionSet(set);
+    for (const DType result : {DType::kBF16, DType::kF32}) {
+      for (const bool accumulate : {false, true}) {
+        Check(random, {19,
+                       33,
+                       50,
+                       DType::kBF16,
+                       DType::kBF16,
+                       result,
+                       {.transpose_B = true, .accumulate = accumulate},
+                       true,
+                       3});
       }
     }
   }
