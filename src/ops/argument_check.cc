@@ -4,10 +4,67 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdint>
 
 #include "adder/core/error.h"
 
 namespace adder {
+namespace {
+
+// The bytes from a tensor's first element to past its last.
+struct Extent {
+  uintptr_t begin, end;
+};
+Extent ExtentOf(const Tensor& tensor) {
+  int64_t last = 0;
+  for (int i = 0; i < tensor.rank(); ++i) last += (tensor.dim(i) - 1) * tensor.stride(i);
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.raw());
+  return {begin, begin + static_cast<uintptr_t>(DTypeBytes(tensor.dtype(), last + 1))};
+}
+
+int64_t RowBytes(const Tensor& matrix) { return DTypeBytes(matrix.dtype(), matrix.dim(1)); }
+int64_t RowStrideBytes(const Tensor& matrix) {
+  return DTypeBytes(matrix.dtype(), matrix.stride(0));
+}
+
+bool Overlap(const Tensor& a, const Tensor& b) {
+  if (!a || !b || a.elements() == 0 || b.elements() == 0) return false;
+  const Extent a_extent = ExtentOf(a);
+  const Extent b_extent = ExtentOf(b);
+  if (a_extent.end <= b_extent.begin || b_extent.end <= a_extent.begin) return false;
+  if (a.rank() != 2 || b.rank() != 2) return true;
+  // The distance between the rows, which one row alone does not have.
+  const int64_t stride = RowStrideBytes(a.dim(0) > 1 ? a : b);
+  if ((b.dim(0) > 1 && RowStrideBytes(b) != stride) || (a.dim(0) <= 1 && b.dim(0) <= 1)) {
+    return true;
+  }
+  // Where b's rows begin within a's.
+  const auto apart = static_cast<int64_t>(b_extent.begin - a_extent.begin);
+  const int64_t shift = (apart % stride + stride) % stride;
+  return shift < RowBytes(a) || shift + RowBytes(b) > stride;
+}
+
+bool Same(const Tensor& a, const Tensor& b) {
+  if (a.raw() != b.raw() || a.dtype() != b.dtype() || a.shape() != b.shape()) return false;
+  for (int i = 0; i < a.rank(); ++i) {
+    if (a.dim(i) > 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void ArgumentCheck::Apart(const Tensor& output, const char* output_name, const Tensor& input,
+                          const char* input_name) const {
+  if (Overlap(output, input)) Fail(fmt::format("{} lies on {}", output_name, input_name));
+}
+
+void ArgumentCheck::ApartOrSame(const Tensor& output, const char* output_name, const Tensor& input,
+                                const char* input_name) const {
+  if (Overlap(output, input) && !Same(output, input)) {
+    Fail(fmt::format("{} lies on {}, but not element on element", output_name, input_name));
+  }
+}
 
 void ArgumentCheck::Dense(const Tensor& tensor, const char* name,
                           std::initializer_list<DType> dtypes, const Shape& shape) const {

@@ -31,6 +31,14 @@ class ArgumentCheck {
                     const Shape& shape) const {
     if (tensor) Rows(tensor, name, dtypes, shape);
   }
+  // No element of one lies in the memory of the other; either need not be given. Of matrices with
+  // equal distances between rows, columns may interleave, as views of one wider matrix do; where
+  // the distances differ, memory between the rows counts as theirs.
+  void Apart(const Tensor& output, const char* output_name, const Tensor& input,
+             const char* input_name) const;
+  // They are apart, or lie exactly on each other: each element on the one of the same index.
+  void ApartOrSame(const Tensor& output, const char* output_name, const Tensor& input,
+                   const char* input_name) const;
   // `tensor` is given and has this many dimensions: what must hold before its sizes are read.
   void Rank(const Tensor& tensor, const char* name, int rank) const;
   // Throws kInvalidArgument "op: message" unless `holds`.

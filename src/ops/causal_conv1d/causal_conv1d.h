@@ -28,11 +28,12 @@ struct CausalConv1dInputs {
 };
 
 struct CausalConv1dOutputs {
-  Tensor y;             // [rows, D], x's dtype; must not alias x
+  Tensor y;             // [rows, D], x's dtype; must not share memory with x
   Tensor final_window;  // [sequences, width-1, D], or not given; may be the initial window
 };
 
-// Those left undefined are not computed. dweight and dbias are added to, the others overwritten.
+// Those left undefined are not computed. dweight and dbias are added to, the others overwritten. dx
+// must not share memory with x or dy, whose later rows are still needed.
 struct CausalConv1dGradients {
   Tensor dx, dweight, dbias, d_initial_window;
 };

@@ -42,6 +42,7 @@ void CheckEmbedding(const Tensor& tokens, const Tensor& W, const Tensor& y,
   } else {
     check.Rows(y, "y", {W.dtype()}, shape);
   }
+  check.Apart(y, "y", W, "W");
 }
 
 void CheckEmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW,
@@ -51,6 +52,7 @@ void CheckEmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor
   check.Rows(dW, "dW", {gradient}, dW.shape());
   CheckTokens(check, tokens, dW.dim(0));
   check.Rows(dy, "dy", activations, {tokens.dim(0), dW.dim(1)});
+  check.Apart(dW, "dW", dy, "dy");
 }
 
 void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {

@@ -6,12 +6,14 @@
 namespace adder {
 
 // tokens: i32 [rows], each in [0, vocab); W: [vocab, D], f32, bf16, f16 (the reference: f64) or
-// quantized; y: [rows, D], f32 or, unless that is quantized, W's dtype. Throws kInvalidArgument
-// when shapes or dtypes disagree or a token is outside the vocabulary, kUnsupported for a device
-// without this operator.
+// quantized; y: [rows, D], f32 or, unless that is quantized, W's dtype. Rows of W and y may be
+// further apart than their length; y must not share memory with W, which is checked. Throws
+// kInvalidArgument when shapes or dtypes disagree, memory is shared or a token is outside the
+// vocabulary, kUnsupported for a device without this operator.
 void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y);
 // dy: [rows, D], y's dtype. dW: f32 [vocab, D], added to; rows with equal tokens are added in row
-// order, so that the result does not depend on the number of threads.
+// order, so that the result does not depend on the number of threads. Rows and memory as above: dW
+// is apart from dy.
 void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW);
 
 namespace reference {

@@ -41,9 +41,7 @@ int64_t CheckGatedRmsNorm(const GatedRmsNormInputs& inputs, const Tensor& y,
   const ArgumentCheck check(kOp, inputs.x.device());
   const int64_t group_size = CheckInputs(check, inputs, activations, statistics);
   check.Rows(y, "y", activations, inputs.x.shape());
-  check.That(y.elements() == 0 || y.raw() != inputs.x.raw() ||
-                 (y.dtype() == inputs.x.dtype() && y.stride(0) == inputs.x.stride(0)),
-             "y lies on x but differs from it in dtype or stride");
+  check.ApartOrSame(y, "y", inputs.x, "x");
   return group_size;
 }
 

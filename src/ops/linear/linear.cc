@@ -1,6 +1,8 @@
 // linear: argument checks, and the choice of the backend by the device.
 #include "adder/ops/linear/linear.h"
 
+#include <utility>
+
 #include "adder/ops/argument_check.h"
 #include "adder/ops/linear/linear_backends.h"
 
@@ -32,6 +34,9 @@ void CheckLinear(const Tensor& x, const Tensor& W, const Tensor& bias, const Ten
   CheckOperands(check, x, W, activations, weights);
   check.OptionalDense(bias, "bias", {sums}, {W.dim(0)});
   check.Rows(y, "y", {x.dtype(), sums}, {x.dim(0), W.dim(0)});
+  check.Apart(y, "y", x, "x");
+  check.Apart(y, "y", W, "W");
+  check.Apart(y, "y", bias, "bias");
 }
 
 void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
@@ -46,6 +51,12 @@ void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
   check.OptionalRows(gradients.dx, "dx", {x.dtype()}, x.shape());
   check.OptionalRows(gradients.dW, "dW", {sums}, W.shape());
   check.OptionalDense(gradients.dbias, "dbias", {sums}, {W.dim(0)});
+  const std::pair<const Tensor&, const char*> written[] = {
+      {gradients.dx, "dx"}, {gradients.dW, "dW"}, {gradients.dbias, "dbias"}};
+  const std::pair<const Tensor&, const char*> read[] = {{x, "x"}, {W, "W"}, {dy, "dy"}};
+  for (const auto& [gradient, name] : written) {
+    for (const auto& [input, input_name] : read) check.Apart(gradient, name, input, input_name);
+  }
 }
 
 void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {

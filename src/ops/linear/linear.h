@@ -18,11 +18,12 @@
 
 namespace adder {
 
-// Throws kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator. bias may be undefined.
+// bias may be undefined; y must not share memory with the others, whose elements every thread
+// reads. Throws kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported
+// for a device without this operator.
 void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y);
 
-// Those left undefined are not computed.
+// Those left undefined are not computed. None may share memory with x, W or dy, which is checked.
 struct LinearGradients {
   Tensor dx = {};              // [rows, K], x's dtype: dy · W
   bool accumulate_dx = false;  // add to dx instead of overwriting it

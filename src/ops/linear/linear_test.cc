@@ -60,6 +60,7 @@ void CompareForward(const Problem& p, DType dtype, DType y_dtype, bool with_bias
   Linear(x, W, AsType(DType::kF32, bias), y);
   EXPECT_TRUE(Near(y, expected, Tolerance(y_dtype)))
       << x.ToString() << " " << W.ToString() << " bias " << with_bias << " strided " << strided;
+  if (strided) EXPECT_TRUE(test::GapsUntouched(y)) << x.ToString() << " " << W.ToString();
 }
 
 TEST(LinearTest, ReferenceGradients) {
@@ -262,6 +263,7 @@ TEST(LinearTest, BackwardAgreesWithTheReference) {
           EXPECT_TRUE(Near(run.dx, expected.dx, Tolerance(x.dtype()))) << "dx of " << x.ToString();
           EXPECT_TRUE(Near(run.dW, expected.dW, 5e-6)) << "dW of " << x.ToString();
           EXPECT_TRUE(Near(run.dbias, expected.dbias, 5e-6)) << "dbias of " << x.ToString();
+          if (strided) EXPECT_TRUE(test::GapsUntouched(run.dx)) << "dx of " << x.ToString();
         });
       }
     }
@@ -365,6 +367,15 @@ TEST(LinearTest, RefusesTensorsThatDisagree) {
   EXPECT_THROW(LinearBackward(x, W, y, {.dx = f32({2, 3})}), Error);
   EXPECT_THROW(LinearBackward(x, W, y, {.dW = f32({4, 3})}), Error);
   EXPECT_THROW(LinearBackward(x, W, y, {.dbias = f32({4})}), Error);
+  // Results over what is still being read.
+  const Tensor wide = f32({3, 8});
+  const Tensor square = f32({4, 4});
+  EXPECT_NO_THROW(Linear(wide.Columns(0, 4), square, Tensor(), wide.Columns(4, 4)));
+  EXPECT_THROW(Linear(wide.Columns(0, 4), square, Tensor(), wide.Columns(0, 4)), Error);
+  EXPECT_THROW(Linear(wide.Columns(0, 4), square, Tensor(), wide.Columns(1, 4)), Error);
+  EXPECT_THROW(Linear(square, W, Tensor(), square.Columns(0, 3)), Error);
+  EXPECT_THROW(LinearBackward(x, square, f32({2, 4}), {.dx = x}), Error);
+  EXPECT_THROW(LinearBackward(x, square, f32({2, 4}), {.dW = square}), Error);
   EXPECT_THROW(LinearBackward(x, W.To(DType::kBF16), y, {}), Error);
   EXPECT_THAT(test::ErrorOf([&] {
                 LinearBackward(f32({2, 32}), Tensor::Zeros({3, 32}, DType::kQ8_0), y, {});
