@@ -51,16 +51,57 @@ inline Tensor AsType(DType dtype, const Tensor& tensor) {
   return tensor.defined() ? tensor.To(dtype) : tensor;
 }
 
-// A view with the same elements whose rows lie `gap` elements further apart, NaN in between, as a
-// view of a wider matrix's columns is. The tensor is [rows, columns] and floating.
+// What the gaps of WithRowGap hold at element i of the wide matrix: a signalling NaN, which any
+// arithmetic turns into a quiet one, and not the same one everywhere, so that what was computed or
+// copied over it is seen.
+inline uint64_t GapBits(DType dtype, int64_t i, int64_t gap) {
+  const uint64_t payload = 1 + static_cast<uint64_t>(i + 7 * gap) % 31;
+  switch (dtype) {
+    case DType::kF64:
+      return uint64_t{0x7ff0} << 48 | payload;
+    case DType::kF32:
+      return uint64_t{0x7f800000} | payload;
+    case DType::kF16:
+      return uint64_t{0x7c00} | payload;
+    default:
+      return uint64_t{0x7f80} | payload;
+  }
+}
+
+// A view with the same elements whose rows lie 2 · `gap` elements further apart, NaN in between, as
+// a view of a wider matrix's columns is. The tensor is [rows, columns] and floating.
 inline Tensor WithRowGap(const Tensor& tensor, int64_t gap) {
   const Tensor wide = Tensor::Empty({tensor.dim(0), gap + tensor.dim(1) + gap}, tensor.dtype());
-  const Tensor nan = Tensor::Empty(wide.shape(), DType::kF64);
-  std::fill_n(nan.data<double>(), nan.elements(), std::numeric_limits<double>::quiet_NaN());
-  wide.CopyFrom(nan);
+  const int64_t size = DTypeSize(wide.dtype());
+  for (int64_t i = 0; i < wide.elements(); ++i) {
+    const uint64_t bits = GapBits(wide.dtype(), i, gap);
+    std::memcpy(static_cast<std::byte*>(wide.raw()) + i * size, &bits, static_cast<size_t>(size));
+  }
   const Tensor view = wide.Columns(gap, tensor.dim(1));
   view.CopyFrom(tensor);
   return view;
+}
+
+// The gaps of a view that WithRowGap made are as they were: nothing wrote past the ends of its
+// rows. Use: EXPECT_TRUE(GapsUntouched(y)).
+inline testing::AssertionResult GapsUntouched(const Tensor& view) {
+  const int64_t width = view.stride(0);
+  const int64_t columns = view.dim(1);
+  const int64_t gap = (width - columns) / 2;
+  if (gap == 0 || columns + 2 * gap != width) {
+    return testing::AssertionFailure() << "a " << view.ToString() << " is not from WithRowGap";
+  }
+  const int64_t size = DTypeSize(view.dtype());
+  const auto* wide = static_cast<const std::byte*>(view.raw()) - gap * size;
+  for (int64_t i = 0; i < view.dim(0) * width; ++i) {
+    if (i % width >= gap && i % width < gap + columns) continue;
+    const uint64_t bits = GapBits(view.dtype(), i, gap);
+    if (std::memcmp(wide + i * size, &bits, static_cast<size_t>(size)) != 0) {
+      return testing::AssertionFailure() << "a " << view.ToString() << " was written outside: row "
+                                         << i / width << ", column " << i % width - gap;
+    }
+  }
+  return testing::AssertionSuccess();
 }
 
 // `sequences` sequences, of 0, 1 or any number of rows up to most_rows, odd ones included.
@@ -127,11 +168,12 @@ inline std::string IndexToString(const Shape& shape, int64_t i) {
   return text + "]";
 }
 
-// Every element of `actual` is finite and within tolerance · max|expected| of `expected`'s: errors
-// of sums are of the size of the largest terms, whatever is left of them. Any dtypes.
-// Use: EXPECT_TRUE(Near(actual, expected, 1e-5)).
-inline testing::AssertionResult Near(const Tensor& actual, const Tensor& expected,
-                                     double tolerance) {
+// Every element of `actual` is finite and within tolerance · scale of `expected`'s, where the scale
+// is that of the element's part of the tensor: part_of(i) is the number of element i's, the i-th in
+// row-major order, and its scale the largest |expected| in it.
+template <class PartOf>
+testing::AssertionResult NearByParts(const Tensor& actual, const Tensor& expected, double tolerance,
+                                     const PartOf& part_of) {
   if (!actual.defined() || !expected.defined()) {
     return testing::AssertionFailure() << "a tensor is undefined";
   }
@@ -141,27 +183,54 @@ inline testing::AssertionResult Near(const Tensor& actual, const Tensor& expecte
   }
   const Tensor a = actual.Clone().To(DType::kF64);
   const Tensor e = expected.Clone().To(DType::kF64);
-  const double scale = MaxAbs(expected);
-  const double limit = tolerance * scale;
+  std::vector<double> scales;
+  for (int64_t i = 0; i < e.elements(); ++i) {
+    const auto part = static_cast<size_t>(part_of(i));
+    if (part >= scales.size()) scales.resize(part + 1);
+    scales[part] = std::max(scales[part], std::abs(e.data<double>()[i]));
+  }
   int64_t worst = -1;
   int64_t failures = 0;
   double worst_error = -1;
+  double worst_excess = -1;
   for (int64_t i = 0; i < a.elements(); ++i) {
     double error = std::abs(a.data<double>()[i] - e.data<double>()[i]);
     if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
-    failures += error > limit ? 1 : 0;
-    if (error > worst_error) {
+    const double limit = tolerance * scales[static_cast<size_t>(part_of(i))];
+    if (!(error > limit)) continue;
+    ++failures;
+    const double excess = error / std::max(limit, std::numeric_limits<double>::min());
+    if (excess > worst_excess) {
+      worst_excess = excess;
       worst_error = error;
       worst = i;
     }
   }
   if (failures == 0) return testing::AssertionSuccess();
+  const double scale = scales[static_cast<size_t>(part_of(worst))];
   return testing::AssertionFailure()
          << failures << " of " << a.elements() << " elements of a " << actual.ToString()
          << " are off; worst at " << IndexToString(a.shape(), worst) << ": "
          << a.data<double>()[worst] << ", expected " << e.data<double>()[worst] << " (error "
-         << worst_error << ", allowed " << limit << " = " << tolerance << " of the largest, "
-         << scale << ")";
+         << worst_error << ", allowed " << tolerance * scale << " = " << tolerance
+         << " of the largest, " << scale << ")";
+}
+
+// The scale is that of the whole tensor: errors of sums are of the size of the largest terms,
+// whatever is left of them. Any dtypes. Use: EXPECT_TRUE(Near(actual, expected, 1e-5)).
+inline testing::AssertionResult Near(const Tensor& actual, const Tensor& expected,
+                                     double tolerance) {
+  return NearByParts(actual, expected, tolerance, [](int64_t) { return int64_t{0}; });
+}
+
+// The scale is that of the entry of dimension `axis`: of a channel, where a large one must not hide
+// a small one's errors. For tensors with enough other entries that the largest is typical.
+inline testing::AssertionResult NearAlong(int axis, const Tensor& actual, const Tensor& expected,
+                                          double tolerance) {
+  int64_t inner = 1;
+  for (int i = axis + 1; i < expected.rank(); ++i) inner *= expected.dim(i);
+  const int64_t entries = expected.dim(axis);
+  return NearByParts(actual, expected, tolerance, [=](int64_t i) { return i / inner % entries; });
 }
 
 // Same shape, dtype and bits.

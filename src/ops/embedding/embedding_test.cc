@@ -12,6 +12,7 @@ namespace {
 
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
+using test::GapsUntouched;
 using test::RandomNormal;
 using test::SameBits;
 using testing::HasSubstr;
@@ -62,6 +63,7 @@ TEST(EmbeddingCpu, LooksUpExactly) {
             const Tensor expected = Tensor::Empty({rows, channels}, DType::kF64);
             reference::Embedding(tokens, W.To(DType::kF64), expected);
             EXPECT_TRUE(SameBits(y.To(DType::kF64), expected));
+            EXPECT_TRUE(GapsUntouched(y));
           }
         }
       }
@@ -106,6 +108,7 @@ TEST(EmbeddingCpu, BackwardAddsInRowOrder) {
           }
         }
         EXPECT_TRUE(SameBits(dW, in_order));
+        EXPECT_TRUE(GapsUntouched(dW));
         const Tensor expected = before.To(DType::kF64);
         reference::EmbeddingBackward(tokens, dy.To(DType::kF64), expected);
         EXPECT_TRUE(test::Near(dW, expected, 1e-6));  // some thirty f32 additions
@@ -178,6 +181,10 @@ TEST(Embedding, RefusesWhatDoesNotFit) {
                 EmbeddingBackward(tokens, zeros({3, 2}), zeros({4, 2}, DType::kBF16));
               }),
               HasSubstr("dW is bf16"));
+  const Tensor W = zeros({4, 2});
+  EXPECT_THAT(ErrorOf([&] { Embedding(tokens, W, W.Rows(1, 3)); }), HasSubstr("y lies on W"));
+  EXPECT_THAT(ErrorOf([&] { EmbeddingBackward(tokens, W.Rows(0, 3), W); }),
+              HasSubstr("dW lies on dy"));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ namespace {
 
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
+using test::GapsUntouched;
 using test::Near;
 using test::RandomNormal;
 using test::RoundedTo;
@@ -180,14 +181,18 @@ TEST(GatedRmsNormCpu, InPlaceStridedAndInParts) {
         strided.z = test::WithRowGap(inputs.z, 5);
         GatedRmsNormGradients apart = ZeroGradients(shape, dtype, DType::kF32);
         apart.dx = test::WithRowGap(apart.dx, 2);
+        apart.dz = test::WithRowGap(apart.dz, 4);
         GatedRmsNormBackward(strided, test::WithRowGap(dy, 1), {apart.dx, {}, {}});
         EXPECT_TRUE(SameBits(apart.dx, gradients.dx));
+        EXPECT_TRUE(GapsUntouched(apart.dx));
         GatedRmsNormBackward(strided, dy, {{}, apart.dz, {}});
         EXPECT_TRUE(SameBits(apart.dz, gradients.dz));
+        EXPECT_TRUE(GapsUntouched(apart.dz));
         GatedRmsNormBackward(strided, dy, {{}, {}, apart.dweight});
         EXPECT_TRUE(SameBits(apart.dweight, gradients.dweight));
         GatedRmsNorm(strided, strided.x);
         EXPECT_TRUE(SameBits(strided.x, y));
+        EXPECT_TRUE(GapsUntouched(strided.x));
       }
     }
   });

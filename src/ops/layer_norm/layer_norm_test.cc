@@ -13,6 +13,7 @@ namespace {
 using test::AsType;
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
+using test::GapsUntouched;
 using test::Near;
 using test::RandomNormal;
 using test::SameBits;
@@ -202,6 +203,8 @@ TEST(LayerNormCpu, TakesStridedRows) {
       LayerNorm(strided, strided_outputs);
       EXPECT_TRUE(SameBits(strided_outputs.y, outputs.y));
       EXPECT_TRUE(SameBits(strided_outputs.residual_out, outputs.residual_out));
+      EXPECT_TRUE(GapsUntouched(strided_outputs.y));
+      EXPECT_TRUE(GapsUntouched(strided_outputs.residual_out));
 
       const Tensor dy = RandomNormal(random, shape).To(dtype);
       const Tensor through = RandomNormal(random, shape).To(DType::kF32);
@@ -217,6 +220,8 @@ TEST(LayerNormCpu, TakesStridedRows) {
       EXPECT_TRUE(SameBits(strided_gradients.dx, gradients.dx));
       EXPECT_TRUE(SameBits(strided_gradients.dweight, gradients.dweight));
       EXPECT_TRUE(SameBits(strided_gradients.dbias, gradients.dbias));
+      EXPECT_TRUE(GapsUntouched(strided_gradients.dr));
+      EXPECT_TRUE(GapsUntouched(strided_gradients.dx));
     }
   });
 }

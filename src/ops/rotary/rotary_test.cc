@@ -12,6 +12,7 @@ namespace {
 
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
+using test::GapsUntouched;
 using test::Near;
 using test::RandomNormal;
 using test::RoundedTo;
@@ -115,6 +116,7 @@ TEST(RotaryCpu, AgreesWithTheReference) {
           const Tensor strided = test::WithRowGap(x, 3);
           Rotary(strided, embedding, strided);
           EXPECT_TRUE(SameBits(strided, y));
+          EXPECT_TRUE(GapsUntouched(strided));
         });
       }
     }
