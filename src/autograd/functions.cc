@@ -182,22 +182,19 @@ Variable SoftmaxCrossEntropy(Tape* tape, const Variable& hidden, const Parameter
   const SoftmaxCrossEntropyInputs inputs{
       .hidden = hidden.value(), .W = weight.compute, .bias = {}, .targets = targets};
   const bool records = Records(tape, hidden, weight);
-  const Shape rows = {hidden.value().dim(0)};
-  SoftmaxCrossEntropyOutputs outputs{
-      .loss = Tensor::Empty(rows, DType::kF32, hidden.value().device()), .log_sum_exp = {}};
-  if (records) outputs.log_sum_exp = Tensor::Empty(rows, DType::kF32, hidden.value().device());
-  SoftmaxCrossEntropy(inputs, outputs);
-  Variable result(outputs.loss, records);
+  const Tensor loss = Tensor::Empty({hidden.value().dim(0)}, DType::kF32, hidden.value().device());
+  SoftmaxCrossEntropy(inputs, loss);
+  Variable result(loss, records);
   if (!records) return result;
-  tape->Record([inputs, log_sum_exp = outputs.log_sum_exp, d_hidden = hidden.gradient(),
-                dW = weight.grad, d_loss = result.gradient()] {
-    const Tensor seed = d_loss.value();
-    if (!seed.defined()) return;
-    const Contribution to_hidden(d_hidden);
-    SoftmaxCrossEntropyBackward(inputs, log_sum_exp, seed,
-                                {.d_hidden = to_hidden.target(), .dW = dW, .dbias = {}});
-    to_hidden.Add();
-  });
+  tape->Record(
+      [inputs, d_hidden = hidden.gradient(), dW = weight.grad, d_loss = result.gradient()] {
+        const Tensor seed = d_loss.value();
+        if (!seed.defined()) return;
+        const Contribution to_hidden(d_hidden);
+        SoftmaxCrossEntropyBackward(inputs, seed,
+                                    {.d_hidden = to_hidden.target(), .dW = dW, .dbias = {}});
+        to_hidden.Add();
+      });
   return result;
 }
 

@@ -27,28 +27,34 @@ void CheckInputs(const ArgumentCheck& check, const SoftmaxCrossEntropyInputs& in
 
 }  // namespace
 
-void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                              const SoftmaxCrossEntropyOutputs& outputs,
+void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss,
                               std::initializer_list<DType> activations,
                               std::initializer_list<DType> weights, DType sums) {
   const ArgumentCheck check(kOp, inputs.hidden.device());
   CheckInputs(check, inputs, activations, weights, sums);
-  check.Dense(outputs.loss, "loss", {sums}, {inputs.hidden.dim(0)});
-  check.OptionalDense(outputs.log_sum_exp, "log_sum_exp", {sums}, {inputs.hidden.dim(0)});
+  check.Dense(loss, "loss", {sums}, {inputs.hidden.dim(0)});
+  check.Apart(loss, "loss", inputs.hidden, "hidden");
+  check.Apart(loss, "loss", inputs.W, "W");
+  check.Apart(loss, "loss", inputs.bias, "bias");
 }
 
-void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
-                                      const Tensor& log_sum_exp, const Tensor& d_loss,
+void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                       const SoftmaxCrossEntropyGradients& gradients,
                                       std::initializer_list<DType> operands, DType sums) {
   const ArgumentCheck check(kBackwardOp, inputs.hidden.device());
   CheckInputs(check, inputs, operands, {inputs.hidden.dtype()}, sums);
   const Shape& shape = inputs.hidden.shape();
-  check.Dense(log_sum_exp, "log_sum_exp", {sums}, {shape[0]});
   check.Dense(d_loss, "d_loss", {sums}, {shape[0]});
   check.OptionalRows(gradients.d_hidden, "d_hidden", {inputs.hidden.dtype()}, shape);
   check.OptionalRows(gradients.dW, "dW", {sums}, inputs.W.shape());
   check.OptionalDense(gradients.dbias, "dbias", {sums}, {inputs.W.dim(0)});
+  check.Apart(gradients.d_hidden, "d_hidden", inputs.hidden, "hidden");
+  check.Apart(gradients.d_hidden, "d_hidden", inputs.W, "W");
+  check.Apart(gradients.d_hidden, "d_hidden", d_loss, "d_loss");
+  check.Apart(gradients.dW, "dW", inputs.hidden, "hidden");
+  check.Apart(gradients.dW, "dW", inputs.W, "W");
+  check.Apart(gradients.dW, "dW", d_loss, "d_loss");
+  check.Apart(gradients.dbias, "dbias", inputs.bias, "bias");
 }
 
 void CheckTargets(const Tensor& targets, int64_t vocab) {
@@ -62,27 +68,25 @@ void CheckTargets(const Tensor& targets, int64_t vocab) {
   }
 }
 
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs) {
-  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16},
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss) {
+  CheckSoftmaxCrossEntropy(inputs, loss, {DType::kF32, DType::kBF16, DType::kF16},
                            {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0,
                             DType::kQ4_K, DType::kQ6_K},
                            DType::kF32);
   if (inputs.hidden.device().type != DeviceType::kCpu) {
     ThrowNoBackend(kOp, inputs.hidden.device());
   }
-  cpu::SoftmaxCrossEntropy(inputs, outputs);
+  cpu::SoftmaxCrossEntropy(inputs, loss);
 }
 
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients) {
-  CheckSoftmaxCrossEntropyBackward(inputs, log_sum_exp, d_loss, gradients,
+  CheckSoftmaxCrossEntropyBackward(inputs, d_loss, gradients,
                                    {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
   if (inputs.hidden.device().type != DeviceType::kCpu) {
     ThrowNoBackend(kBackwardOp, inputs.hidden.device());
   }
-  cpu::SoftmaxCrossEntropyBackward(inputs, log_sum_exp, d_loss, gradients);
+  cpu::SoftmaxCrossEntropyBackward(inputs, d_loss, gradients);
 }
 
 }  // namespace adder

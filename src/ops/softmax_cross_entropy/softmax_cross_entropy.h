@@ -2,10 +2,11 @@
 // [rows, vocab] are never stored whole.
 //
 //     logits[t] = W · hidden[t] (+ bias)
-//     log_sum_exp[t] = log Σ_v exp(logits[t,v])
-//     loss[t] = log_sum_exp[t] - logits[t, targets[t]]      (0 where targets[t] is kIgnoreTarget)
+//     loss[t] = log Σ_v exp(logits[t,v]) - logits[t, targets[t]]   (0 where it is kIgnoreTarget)
 //
-// in nats. Work goes in blocks of rows; the backward recomputes each block's logits.
+// in nats. Work goes in blocks of rows. The backward recomputes each block's logits and their
+// softmax: log Σ exp, were it kept, would be rounded to f32, and where all logits are large that
+// rounding is a large factor in every probability.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,8 @@
 
 namespace adder {
 
+// Rows of matrices (hidden, W, d_hidden, dW) may be further apart than their length; all else is
+// dense.
 struct SoftmaxCrossEntropyInputs {
   Tensor hidden = {};   // [rows, K]: f32, bf16 or f16 (the reference: f64)
   Tensor W = {};        // [vocab, K], any of these dtypes or quantized; backwards hidden's dtype
@@ -22,12 +25,8 @@ struct SoftmaxCrossEntropyInputs {
   Tensor targets = {};  // i32 [rows], each in [0, vocab) or kIgnoreTarget
 };
 
-struct SoftmaxCrossEntropyOutputs {
-  Tensor loss = {};         // f32 [rows]
-  Tensor log_sum_exp = {};  // f32 [rows], or not given; what the backward needs
-};
-
-// Those left undefined are not computed. dW and dbias are f32 and added to.
+// Those left undefined are not computed. dW and dbias are f32 and added to. None may share memory
+// with what is read, which is checked.
 struct SoftmaxCrossEntropyGradients {
   Tensor d_hidden = {};  // [rows, K], hidden's dtype, overwritten
   Tensor dW = {};        // [vocab, K]
@@ -35,19 +34,15 @@ struct SoftmaxCrossEntropyGradients {
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree or a target is out of range, kUnsupported
-// for a device without this operator.
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs);
+// for a device without this operator. loss: f32 [rows].
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss);
 // d_loss: f32 [rows]. Rows whose target is kIgnoreTarget get no gradient.
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients);
 
 namespace reference {
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs);
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss);
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients);
 }  // namespace reference
 

@@ -11,12 +11,16 @@ namespace adder {
 // Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and
 // W may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and
 // gradients of parameters.
-void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                              const SoftmaxCrossEntropyOutputs& outputs,
+// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and
+// W may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and
+// gradients of parameters.
+void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss,
                               std::initializer_list<DType> activations,
                               std::initializer_list<DType> weights, DType sums);
-void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
-                                      const Tensor& log_sum_exp, const Tensor& d_loss,
+void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
+                              std::initializer_list<DType> activations,
+                              std::initializer_list<DType> weights, DType sums);
+void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                       const SoftmaxCrossEntropyGradients& gradients,
                                       std::initializer_list<DType> operands, DType sums);
 // Throws kInvalidArgument unless every target, in host memory, is in the vocabulary or
@@ -24,10 +28,8 @@ void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs,
 void CheckTargets(const Tensor& targets, int64_t vocab);
 
 namespace cpu {
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs);
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss);
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients);
 }  // namespace cpu
 

@@ -22,8 +22,7 @@ int64_t BlockRows(int64_t vocab) {
 
 }  // namespace
 
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs) {
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss) {
   const auto& [hidden, W, bias, targets] = inputs;
   const int64_t vocab = W.dim(0);
   const int64_t rows = hidden.dim(0);
@@ -36,20 +35,17 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
     adder::Linear(hidden.Rows(first, count), W, bias, logits);
     ParallelFor(count, kGrainLogits / vocab, [&](int64_t begin, int64_t end, int) {
       const int64_t row = first + begin;
-      SoftmaxCrossEntropyKernel(
-          {.logits = logits.data<float>() + begin * vocab,
-           .logits_stride = vocab,
-           .targets = inputs.targets.data<int32_t>() + row,
-           .loss = outputs.loss.data<float>() + row,
-           .log_sum_exp = outputs.log_sum_exp ? outputs.log_sum_exp.data<float>() + row : nullptr,
-           .rows = end - begin,
-           .vocab = vocab});
+      SoftmaxCrossEntropyKernel({.logits = logits.data<float>() + begin * vocab,
+                                 .logits_stride = vocab,
+                                 .targets = inputs.targets.data<int32_t>() + row,
+                                 .loss = loss.data<float>() + row,
+                                 .rows = end - begin,
+                                 .vocab = vocab});
     });
   }
 }
 
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients) {
   const auto& [hidden, W, bias, targets] = inputs;
   const int64_t vocab = W.dim(0);
@@ -78,7 +74,6 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
       SoftmaxCrossEntropyBackwardKernel({.logits = logits.data<float>() + begin * vocab,
                                          .logits_stride = vocab,
                                          .targets = block_targets + begin,
-                                         .log_sum_exp = log_sum_exp.data<float>() + first + begin,
                                          .d_loss = d_loss.data<float>() + first + begin,
                                          .d_logits = range.raw(),
                                          .d_logits_dtype = range.dtype(),

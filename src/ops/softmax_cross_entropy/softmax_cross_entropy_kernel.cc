@@ -1,5 +1,5 @@
-// softmax_cross_entropy over rows of logits: statistics in f32, two passes over a row that the
-// cache holds.
+// softmax_cross_entropy over rows of logits: statistics in f32, two or three passes over a row that
+// the cache holds.
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy_kernel.h"
 
 #include "adder/backend/cpu/simd.h"
@@ -25,35 +25,40 @@ float RowMax(const float* x, int64_t count) {
   return ReduceMax(Max(Max(most[0], most[1]), Max(most[2], most[3])));
 }
 
-// Σ exp(x[i] - most): NaN where an x is NaN, or where infinities leave no answer.
-float SumOfExp(const float* x, int64_t count, float most) {
+// Σ exp(x[i] - most): NaN where an x is NaN, or where infinities leave no answer. `kept`, where
+// given, gets the terms; it may be x.
+template <bool kKeep>
+float SumOfExp(const float* x, int64_t count, float most, float* kept) {
   F32 sums[kUnroll] = {};
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    for (int u = 0; u < kUnroll; ++u) sums[u] += Exp(Load(x + i + u * kLanes) - most);
+    F32 terms[kUnroll];
+    for (int u = 0; u < kUnroll; ++u) terms[u] = Exp(Load(x + i + u * kLanes) - most);
+    for (int u = 0; u < kUnroll; ++u) {
+      sums[u] += terms[u];
+      if constexpr (kKeep) Store(terms[u], kept + i + u * kLanes);
+    }
   }
   for (; i < count; i += kLanes) {
     const int64_t n = count - i < kLanes ? count - i : kLanes;
-    sums[0] += Select(FirstLanes(n), Exp(LoadPartial(x + i, n) - most), Zero());
+    const F32 terms = Exp(LoadPartial(x + i, n) - most);
+    sums[0] += Select(FirstLanes(n), terms, Zero());
+    if constexpr (kKeep) StorePartial(terms, kept + i, n);
   }
   return ReduceSum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 template <class T>
-void GradientOfRow(const float* logits, float log_sum_exp, float d_loss, int64_t target,
-                   int64_t vocab, T* d_logits) {
-  // Before the row is overwritten, which may hold the logits.
-  const float probability = Exp(Set(logits[target] - log_sum_exp))[0];
+void GradientOfRow(float* logits, float d_loss, int64_t target, int64_t vocab, T* d_logits) {
+  const float sum = SumOfExp<true>(logits, vocab, RowMax(logits, vocab), logits);
+  const float* terms = logits;
+  // Before the row is overwritten, which may hold the terms.
+  const float probability = terms[target] / sum;
+  const float factor = d_loss / sum;
   int64_t v = 0;
-  for (; v + kStep <= vocab; v += kStep) {
-    F32 p[kUnroll];
-    for (int u = 0; u < kUnroll; ++u) p[u] = Load(logits + v + u * kLanes) - log_sum_exp;
-    for (int u = 0; u < kUnroll; ++u) p[u] = Exp(p[u]) * d_loss;
-    for (int u = 0; u < kUnroll; ++u) Store(p[u], d_logits + v + u * kLanes);
-  }
-  for (; v < vocab; v += kLanes) {
-    const int64_t n = vocab - v < kLanes ? vocab - v : kLanes;
-    StorePartial(Exp(LoadPartial(logits + v, n) - log_sum_exp) * d_loss, d_logits + v, n);
+  for (; v + kLanes <= vocab; v += kLanes) Store(Load(terms + v) * factor, d_logits + v);
+  if (v < vocab) {
+    StorePartial(LoadPartial(terms + v, vocab - v) * factor, d_logits + v, vocab - v);
   }
   StoreScalar((probability - 1.0f) * d_loss, d_logits + target);
 }
@@ -65,8 +70,7 @@ void Gradient(const SoftmaxCrossEntropyBackwardArguments& a) {
     if (a.targets[t] < 0) {
       __builtin_memset(static_cast<void*>(d_logits), 0, static_cast<size_t>(a.vocab) * sizeof(T));
     } else {
-      GradientOfRow(a.logits + t * a.logits_stride, a.log_sum_exp[t], a.d_loss[t], a.targets[t],
-                    a.vocab, d_logits);
+      GradientOfRow(a.logits + t * a.logits_stride, a.d_loss[t], a.targets[t], a.vocab, d_logits);
     }
   }
 }
@@ -77,10 +81,9 @@ void SoftmaxCrossEntropyKernel(const SoftmaxCrossEntropyArguments& a) {
   for (int64_t t = 0; t < a.rows; ++t) {
     const float* logits = a.logits + t * a.logits_stride;
     const float most = RowMax(logits, a.vocab);
-    const float log_sum = Log(Set(SumOfExp(logits, a.vocab, most)))[0];
+    const float log_sum = Log(Set(SumOfExp<false>(logits, a.vocab, most, nullptr)))[0];
     // In this order a large common offset of the logits costs no precision.
     a.loss[t] = a.targets[t] < 0 ? 0.0f : log_sum + (most - logits[a.targets[t]]);
-    if (a.log_sum_exp != nullptr) a.log_sum_exp[t] = most + log_sum;
   }
 }
 

@@ -15,18 +15,16 @@ struct SoftmaxCrossEntropyArguments {
   int64_t logits_stride = 0;
   const int32_t* targets = nullptr;
   float* loss = nullptr;
-  float* log_sum_exp = nullptr;  // may be null
   int64_t rows = 0;
   int64_t vocab = 0;
 };
 
-// d_logits[t, v] = (exp(logits[t, v] - log_sum_exp[t]) - [v = targets[t]]) · d_loss[t], which may
-// lie on the logits when it is f32.
+// d_logits[t, v] = (softmax(logits[t])[v] - [v = targets[t]]) · d_loss[t], which may lie on the
+// logits when it is f32. The logits are overwritten in any case.
 struct SoftmaxCrossEntropyBackwardArguments {
-  const float* logits = nullptr;
+  float* logits = nullptr;
   int64_t logits_stride = 0;
   const int32_t* targets = nullptr;
-  const float* log_sum_exp = nullptr;
   const float* d_loss = nullptr;
   void* d_logits = nullptr;
   DType d_logits_dtype = DType::kF32;  // or bf16

@@ -22,30 +22,29 @@ std::vector<double> LogitsOfRow(const SoftmaxCrossEntropyInputs& inputs, int64_t
   return logits;
 }
 
+double LogSumExp(const std::vector<double>& values) {
+  const double most = *std::max_element(values.begin(), values.end());
+  double sum = 0;
+  for (const double value : values) sum += std::exp(value - most);
+  return most + std::log(sum);
+}
+
 }  // namespace
 
-void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs,
-                         const SoftmaxCrossEntropyOutputs& outputs) {
-  CheckSoftmaxCrossEntropy(inputs, outputs, {DType::kF64}, {DType::kF64}, DType::kF64);
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss) {
+  CheckSoftmaxCrossEntropy(inputs, loss, {DType::kF64}, {DType::kF64}, DType::kF64);
   CheckTargets(inputs.targets, inputs.W.dim(0));
   for (int64_t t = 0; t < inputs.hidden.dim(0); ++t) {
     const std::vector<double> logits = LogitsOfRow(inputs, t);
-    const double most = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (const double logit : logits) sum += std::exp(logit - most);
-    const double log_sum_exp = most + std::log(sum);
     const int32_t target = inputs.targets.data<int32_t>()[t];
-    outputs.loss.data<double>()[t] =
-        target == kIgnoreTarget ? 0 : log_sum_exp - logits[static_cast<size_t>(target)];
-    if (outputs.log_sum_exp) outputs.log_sum_exp.data<double>()[t] = log_sum_exp;
+    loss.data<double>()[t] =
+        target == kIgnoreTarget ? 0 : LogSumExp(logits) - logits[static_cast<size_t>(target)];
   }
 }
 
-void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& log_sum_exp,
-                                 const Tensor& d_loss,
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients) {
-  CheckSoftmaxCrossEntropyBackward(inputs, log_sum_exp, d_loss, gradients, {DType::kF64},
-                                   DType::kF64);
+  CheckSoftmaxCrossEntropyBackward(inputs, d_loss, gradients, {DType::kF64}, DType::kF64);
   CheckTargets(inputs.targets, inputs.W.dim(0));
   const auto& [hidden, W, bias, targets] = inputs;
   const auto& [d_hidden, dW, dbias] = gradients;
@@ -54,9 +53,9 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
     const int32_t target = targets.data<int32_t>()[t];
     if (target == kIgnoreTarget) continue;
     const std::vector<double> logits = LogitsOfRow(inputs, t);
+    const double log_sum_exp = LogSumExp(logits);
     for (int64_t v = 0; v < W.dim(0); ++v) {
-      const double probability =
-          std::exp(logits[static_cast<size_t>(v)] - log_sum_exp.data<double>()[t]);
+      const double probability = std::exp(logits[static_cast<size_t>(v)] - log_sum_exp);
       const double d_logit = (probability - (v == target ? 1 : 0)) * d_loss.data<double>()[t];
       if (dbias) dbias.data<double>()[v] += d_logit;
       for (int64_t k = 0; k < W.dim(1); ++k) {

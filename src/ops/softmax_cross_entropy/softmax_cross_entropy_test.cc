@@ -50,20 +50,17 @@ struct Problem {
   }
 };
 
-SoftmaxCrossEntropyOutputs Forward(const SoftmaxCrossEntropyInputs& inputs) {
-  const int64_t rows = inputs.hidden.dim(0);
+// The loss.
+Tensor Forward(const SoftmaxCrossEntropyInputs& inputs) {
   const bool reference = inputs.hidden.dtype() == DType::kF64;
-  const DType dtype = reference ? DType::kF64 : DType::kF32;
-  SoftmaxCrossEntropyOutputs outputs = {.loss = Tensor::Empty({rows}, dtype),
-                                        .log_sum_exp = Tensor::Empty({rows}, dtype)};
-  reference ? reference::SoftmaxCrossEntropy(inputs, outputs)
-            : SoftmaxCrossEntropy(inputs, outputs);
-  return outputs;
+  const Tensor loss = Tensor::Empty({inputs.hidden.dim(0)}, reference ? DType::kF64 : DType::kF32);
+  reference ? reference::SoftmaxCrossEntropy(inputs, loss) : SoftmaxCrossEntropy(inputs, loss);
+  return loss;
 }
 
 // The parameters' gradients begin at one, to see that they are added to.
 SoftmaxCrossEntropyGradients Backward(const SoftmaxCrossEntropyInputs& inputs,
-                                      const Tensor& log_sum_exp, const Tensor& d_loss) {
+                                      const Tensor& d_loss) {
   const bool reference = inputs.hidden.dtype() == DType::kF64;
   const DType dtype = reference ? DType::kF64 : DType::kF32;
   const auto ones = [](const Shape& shape) {
@@ -74,8 +71,8 @@ SoftmaxCrossEntropyGradients Backward(const SoftmaxCrossEntropyInputs& inputs,
       .d_hidden = WithRowGap(ones(inputs.hidden.shape()).To(inputs.hidden.dtype()), 2),
       .dW = ones(inputs.W.shape()).To(dtype),
       .dbias = ones({inputs.W.dim(0)}).To(dtype)};
-  reference ? reference::SoftmaxCrossEntropyBackward(inputs, log_sum_exp, d_loss, gradients)
-            : SoftmaxCrossEntropyBackward(inputs, log_sum_exp, d_loss, gradients);
+  reference ? reference::SoftmaxCrossEntropyBackward(inputs, d_loss, gradients)
+            : SoftmaxCrossEntropyBackward(inputs, d_loss, gradients);
   return gradients;
 }
 
@@ -84,19 +81,16 @@ void Compare(const Problem& p, DType dtype, bool with_bias, bool strided) {
                std::string(DTypeName(dtype)));
   const auto inputs = p.Actual(dtype, with_bias, strided);
   const auto reference_inputs = p.Reference(dtype, with_bias);
-  const auto actual = Forward(inputs);
-  const auto expected = Forward(reference_inputs);
   // Sums of f32 in another order, relative to the largest loss.
-  EXPECT_TRUE(Near(actual.loss, expected.loss, 5e-6));
-  EXPECT_TRUE(Near(actual.log_sum_exp, expected.log_sum_exp, 5e-6));
-  const auto gradients = Backward(inputs, actual.log_sum_exp, p.d_loss.To(DType::kF32));
-  const auto expected_gradients =
-      Backward(reference_inputs, expected.log_sum_exp, RoundedTo(DType::kF32, p.d_loss));
+  EXPECT_TRUE(Near(Forward(inputs), Forward(reference_inputs), 5e-6));
+  const auto gradients = Backward(inputs, p.d_loss.To(DType::kF32));
+  const auto expected_gradients = Backward(reference_inputs, RoundedTo(DType::kF32, p.d_loss));
   // In bf16 each term of a sum is rounded to 8 bits, and the result of d_hidden too; in f16 only
   // that result, to 11.
   const double rounded_terms = dtype == DType::kBF16 ? 1.0 / 128 : 2e-5;
   const double rounded_result = dtype == DType::kF16 ? 1.0 / 1024 : rounded_terms;
   EXPECT_TRUE(Near(gradients.d_hidden, expected_gradients.d_hidden, rounded_result));
+  EXPECT_TRUE(test::GapsUntouched(gradients.d_hidden));
   EXPECT_TRUE(Near(gradients.dW, expected_gradients.dW, rounded_terms));
   EXPECT_TRUE(Near(gradients.dbias, expected_gradients.dbias, rounded_terms));
 }
@@ -105,13 +99,13 @@ TEST(SoftmaxCrossEntropyTest, ReferenceGradients) {
   Random random(1);
   for (const int64_t vocab : {1, 2, 7}) {
     const Problem p(random, 6, 5, vocab);
-    const auto gradients = Backward(p.inputs, Forward(p.inputs).log_sum_exp, p.d_loss);
+    const auto gradients = Backward(p.inputs, p.d_loss);
     const auto minus_one = [](const Tensor& tensor) {  // undo the ones that Backward begins with
       const Tensor result = tensor.Clone();
       for (int64_t i = 0; i < result.elements(); ++i) result.data<double>()[i] -= 1;
       return result;
     };
-    test::ExpectGradients([&] { return test::WeightedSum(p.d_loss, Forward(p.inputs).loss); },
+    test::ExpectGradients([&] { return test::WeightedSum(p.d_loss, Forward(p.inputs)); },
                           {{"hidden", p.inputs.hidden, gradients.d_hidden.Clone()},
                            {"W", p.inputs.W, minus_one(gradients.dW)},
                            {"bias", p.inputs.bias, minus_one(gradients.dbias)}},
@@ -151,10 +145,8 @@ TEST(SoftmaxCrossEntropyTest, TakesOtherWeightsThanActivations) {
     inputs.W = inputs.W.To(dtype);
     auto expected_inputs = p.Reference(DType::kF32, true);
     expected_inputs.W = inputs.W.To(DType::kF64);
-    EXPECT_TRUE(Near(Forward(inputs).loss, Forward(expected_inputs).loss, 5e-6))
-        << DTypeName(dtype);
-    EXPECT_THROW(Backward(inputs, Tensor::Zeros({40}, DType::kF32), p.d_loss.To(DType::kF32)),
-                 Error);
+    EXPECT_TRUE(Near(Forward(inputs), Forward(expected_inputs), 5e-6)) << DTypeName(dtype);
+    EXPECT_THROW(Backward(inputs, p.d_loss.To(DType::kF32)), Error);
   }
 }
 
@@ -170,11 +162,32 @@ TEST(SoftmaxCrossEntropyTest, ExtremeLogits) {
   const std::vector<float> hidden = {1, 1};
   const std::vector<float> W = {3e4f, -3e4f};
   const std::vector<int32_t> targets = {0, 1};
-  const auto outputs = Forward({.hidden = Tensor::From<float>({2, 1}, hidden),
-                                .W = Tensor::From<float>({2, 1}, W),
-                                .targets = Tensor::From<int32_t>({2}, targets)});
-  EXPECT_EQ(outputs.loss.data<float>()[0], 0);
-  EXPECT_EQ(outputs.loss.data<float>()[1], 6e4f);
+  const Tensor loss = Forward({.hidden = Tensor::From<float>({2, 1}, hidden),
+                               .W = Tensor::From<float>({2, 1}, W),
+                               .targets = Tensor::From<int32_t>({2}, targets)});
+  EXPECT_EQ(loss.data<float>()[0], 0);
+  EXPECT_EQ(loss.data<float>()[1], 6e4f);
+}
+
+// What all logits have in common changes nothing: no digit of the gradient is lost to it.
+TEST(SoftmaxCrossEntropyTest, ALargeCommonOffsetCostsTheGradientNothing) {
+  test::ForEveryInstructionSet([] {
+    for (const float offset : {0.0f, 1e4f, -1e6f}) {
+      SCOPED_TRACE(offset);
+      const std::vector<float> hidden = {1};
+      const std::vector<float> W = {offset, offset - 1};
+      const std::vector<int32_t> target = {1};
+      const std::vector<float> d_loss = {1};
+      const Tensor dbias = Tensor::Zeros({2}, DType::kF32);
+      SoftmaxCrossEntropyBackward({.hidden = Tensor::From<float>({1, 1}, hidden),
+                                   .W = Tensor::From<float>({2, 1}, W),
+                                   .targets = Tensor::From<int32_t>({1}, target)},
+                                  Tensor::From<float>({1}, d_loss), {.dbias = dbias});
+      const double probability = 1 / (1 + std::exp(-1.0));
+      EXPECT_NEAR(dbias.data<float>()[0], probability, 2e-7);
+      EXPECT_NEAR(dbias.data<float>()[1], -probability, 2e-7);
+    }
+  });
 }
 
 // What goes wrong must be seen, not swallowed.
@@ -187,10 +200,10 @@ TEST(SoftmaxCrossEntropyTest, NaNsAndInfinitiesReachTheLoss) {
         W[where] = bad;
         const std::vector<float> hidden = {1};
         const std::vector<int32_t> target = {5};
-        const auto outputs = Forward({.hidden = Tensor::From<float>({1, 1}, hidden),
-                                      .W = Tensor::From<float>({40, 1}, W),
-                                      .targets = Tensor::From<int32_t>({1}, target)});
-        EXPECT_FALSE(std::isfinite(outputs.loss.data<float>()[0])) << bad << " at " << where;
+        const Tensor loss = Forward({.hidden = Tensor::From<float>({1, 1}, hidden),
+                                     .W = Tensor::From<float>({40, 1}, W),
+                                     .targets = Tensor::From<int32_t>({1}, target)});
+        EXPECT_FALSE(std::isfinite(loss.data<float>()[0])) << bad << " at " << where;
       }
     }
   });
@@ -200,9 +213,8 @@ TEST(SoftmaxCrossEntropyTest, IgnoredRowsCostNothing) {
   Random random(5);
   const Problem p(random, 1030, 4, 256, 10);
   const auto inputs = p.Actual(DType::kF32);
-  const auto outputs = Forward(inputs);
-  EXPECT_EQ(test::MaxAbs(outputs.loss), 0);
-  const auto gradients = Backward(inputs, outputs.log_sum_exp, p.d_loss.To(DType::kF32));
+  EXPECT_EQ(test::MaxAbs(Forward(inputs)), 0);
+  const auto gradients = Backward(inputs, p.d_loss.To(DType::kF32));
   EXPECT_EQ(test::MaxAbs(gradients.d_hidden), 0);
   for (int64_t i = 0; i < gradients.dW.elements(); ++i) {
     ASSERT_EQ(gradients.dW.data<float>()[i], 1);
@@ -213,12 +225,11 @@ TEST(SoftmaxCrossEntropyTest, NothingToDo) {
   Random random(6);
   const Problem p(random, 0, 4, 3);
   const auto inputs = p.Actual(DType::kF32);
-  const auto outputs = Forward(inputs);
-  const auto gradients = Backward(inputs, outputs.log_sum_exp, p.d_loss.To(DType::kF32));
+  Forward(inputs);
+  const auto gradients = Backward(inputs, p.d_loss.To(DType::kF32));
   EXPECT_EQ(test::MaxAbs(gradients.dW), 1);
   const Problem some(random, 3, 4, 5);
-  SoftmaxCrossEntropyBackward(some.Actual(DType::kF32), Tensor::Zeros({3}, DType::kF32),
-                              Tensor::Zeros({3}, DType::kF32), {});
+  SoftmaxCrossEntropyBackward(some.Actual(DType::kF32), Tensor::Zeros({3}, DType::kF32), {});
 }
 
 TEST(SoftmaxCrossEntropyTest, RefusesWrongTargets) {
@@ -229,8 +240,7 @@ TEST(SoftmaxCrossEntropyTest, RefusesWrongTargets) {
     const std::vector<int32_t> targets = {4, wrong, 0};
     inputs.targets = Tensor::From<int32_t>({3}, targets);
     EXPECT_THROW(Forward(inputs), Error) << wrong;
-    EXPECT_THROW(Backward(inputs, Tensor::Zeros({3}, DType::kF32), p.d_loss.To(DType::kF32)), Error)
-        << wrong;
+    EXPECT_THROW(Backward(inputs, p.d_loss.To(DType::kF32)), Error) << wrong;
   }
 }
 
@@ -241,7 +251,7 @@ TEST(SoftmaxCrossEntropyTest, RefusesTensorsThatDisagree) {
   const auto refuses = [&](auto change) {
     auto inputs = good;
     change(inputs);
-    EXPECT_THROW(SoftmaxCrossEntropy(inputs, {.loss = Tensor::Empty({3}, DType::kF32)}), Error);
+    EXPECT_THROW(SoftmaxCrossEntropy(inputs, Tensor::Empty({3}, DType::kF32)), Error);
   };
   refuses([](auto& i) { i.hidden = Tensor::Zeros({4}, DType::kF32); });
   refuses([](auto& i) { i.W = Tensor::Zeros({5, 3}, DType::kF32); });
@@ -251,10 +261,12 @@ TEST(SoftmaxCrossEntropyTest, RefusesTensorsThatDisagree) {
   refuses([](auto& i) { i.targets = Tensor::Zeros({4}, DType::kI32); });
   refuses([](auto& i) { i.targets = Tensor::Zeros({3}, DType::kI64); });
   refuses([](auto& i) { i.targets = Tensor(); });
-  EXPECT_THROW(SoftmaxCrossEntropy(good, {.loss = Tensor::Empty({2}, DType::kF32)}), Error);
-  EXPECT_THROW(SoftmaxCrossEntropy(good, {}), Error);
-  EXPECT_THROW(SoftmaxCrossEntropyBackward(good, Tensor(), Tensor::Zeros({3}, DType::kF32), {}),
-               Error);
+  EXPECT_THROW(SoftmaxCrossEntropy(good, Tensor::Empty({2}, DType::kF32)), Error);
+  EXPECT_THROW(SoftmaxCrossEntropy(good, Tensor()), Error);
+  EXPECT_THROW(SoftmaxCrossEntropyBackward(good, Tensor(), {}), Error);
+  const Tensor d_loss = Tensor::Zeros({3}, DType::kF32);
+  EXPECT_THROW(SoftmaxCrossEntropyBackward(good, d_loss, {.dW = good.W}), Error);
+  EXPECT_THROW(SoftmaxCrossEntropyBackward(good, d_loss, {.dbias = good.bias}), Error);
 }
 
 }  // namespace
