@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
+#include <utility>
 
 #include "adder/ops/adamw/adamw_backends.h"
 #include "adder/ops/argument_check.h"
@@ -51,6 +53,13 @@ void CheckAdamW(const AdamWOptions& options, const Tensor& gradient, const Tenso
   check.Dense(m, "m", {dtype}, shape);
   check.Dense(v, "v", {dtype}, shape);
   check.OptionalDense(compute_weight, "compute_weight", {DType::kBF16, DType::kF16}, shape);
+  const std::pair<const Tensor&, const char*> all[] = {
+      {weight, "weight"}, {m, "m"}, {v, "v"}, {compute_weight, "compute_weight"}};
+  for (size_t i = 0; i < std::size(all); ++i) {
+    const auto& [tensor, name] = all[i];
+    check.Apart(tensor, name, gradient, "gradient");
+    for (size_t j = 0; j < i; ++j) check.Apart(tensor, name, all[j].first, all[j].second);
+  }
 }
 
 void CheckGradientNorm(std::span<const Tensor> gradients, DType dtype) {

@@ -24,8 +24,10 @@ struct AdamWOptions {
 
 // All tensors dense, of one shape, f32 (the reference: f64). weight, m and v are updated in place;
 // `compute_weight` (bf16 or f16, or not given) gets a rounded copy of the new weight in the same
-// pass. Throws kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without
-// this operator.
+// pass. The five must not share memory, which is checked. A finite g past ±2⁶³ counts as that, so
+// that its square does not overflow and poison v for good (the reference has no such limit); a NaN
+// or infinite g makes its weight NaN. Throws kInvalidArgument when shapes or dtypes disagree,
+// kUnsupported for a device without this operator.
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight);
 

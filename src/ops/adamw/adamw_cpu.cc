@@ -10,8 +10,6 @@
 namespace adder::cpu {
 namespace {
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 16384;
 // Threads take whole blocks of elements, so that none shares a cache line with another.
 constexpr int64_t kElementBlock = 64;
 // Elements summed by one call of the norm's kernel; the calls' sums are added in order.
@@ -35,7 +33,7 @@ void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& we
 
   const int64_t elements = weight.elements();
   const int64_t blocks = (elements + kElementBlock - 1) / kElementBlock;
-  ParallelFor(blocks, kThreadElements / kElementBlock,
+  ParallelFor(blocks, kElementsPerThread / kElementBlock,
               [&](int64_t first_block, int64_t last_block, int /*thread*/) {
                 const int64_t begin = first_block * kElementBlock;
                 AdamWArguments arguments = shared;

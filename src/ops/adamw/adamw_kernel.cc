@@ -6,9 +6,14 @@
 namespace adder::cpu::ADDER_ISA {
 namespace {
 
+constexpr float kMostGradient = 0x1p63f;
+
 // Updates the moments in place and returns the new weight.
 ADDER_SIMD F32 Step(const AdamWArguments& a, F32 gradient, F32 weight, F32& m, F32& v) {
-  const F32 g = gradient * a.gradient_scale;
+  const F32 scaled = gradient * a.gradient_scale;
+  // A finite gradient's square stays finite; NaN and infinity go through.
+  const F32 g = Select(Abs(scaled) < Set(__builtin_inff()),
+                       Max(Set(-kMostGradient), Min(Set(kMostGradient), scaled)), scaled);
   m = MulAdd(Set(a.beta1), m, a.one_minus_beta1 * g);
   v = MulAdd(Set(a.beta2), v, a.one_minus_beta2 * g * g);
   const F32 update = a.rate * m / (Sqrt(v * a.second_correction) + a.eps);

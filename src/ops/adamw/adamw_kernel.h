@@ -9,7 +9,7 @@
 namespace adder::cpu {
 
 // The step's scalars, worked out in double and rounded once:
-//     g = gradient · gradient_scale
+//     g = gradient · gradient_scale, at most 2⁶³ in magnitude where it is finite
 //     m = beta1·m + one_minus_beta1·g        v = beta2·v + one_minus_beta2·g²
 //     w = w - (decay·w + rate·m / (sqrt(v · second_correction) + eps))
 struct AdamWArguments {

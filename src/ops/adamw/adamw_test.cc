@@ -163,6 +163,31 @@ TEST(AdamWCpu, NanReachesItsOwnWeightAlone) {
   });
 }
 
+// A gradient whose square leaves the range of f32 moves its weight by a step like any other, and is
+// forgotten like any other; squared as it is, it would stop the weight for good.
+TEST(AdamWCpu, OneHugeGradientDoesNotStopAWeight) {
+  ForEveryInstructionSet([] {
+    const std::vector<float> huge = {1e20f, -3e38f, 0x1p63f, 1.0f};
+    const Trained t = Fresh(Tensor::Zeros({4}, DType::kF64), DType::kF32, false, DType::kBF16);
+    AdamWOptions options;
+    options.lr = 0.5;
+    options.weight_decay = 0;
+    AdamW(options, Tensor::From<float>({4}, huge), t.weight, t.m, t.v, {});
+    // The first step's length is the rate.
+    const double expected[] = {-0.5, 0.5, -0.5, -0.5};
+    for (int i = 0; i < 4; ++i) EXPECT_NEAR(t.weight.data<float>()[i], expected[i], 1e-6) << i;
+    const Tensor after = t.weight.Clone();
+    const std::vector<float> one = {1, 1, 1, 1};
+    for (options.step = 2; options.step < 4000; ++options.step) {
+      AdamW(options, Tensor::From<float>({4}, one), t.weight, t.m, t.v, {});
+    }
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_NEAR(t.v.data<float>()[i], 1, 1e-3) << i;
+      EXPECT_LT(t.weight.data<float>()[i], after.data<float>()[i] - 1) << i;
+    }
+  });
+}
+
 TEST(AdamWCpu, ResultsDoNotDependOnThreads) {
   const int threads = cpu::ThreadCount();
   Random random(4);
@@ -249,6 +274,9 @@ TEST(AdamW, RefusesWhatDoesNotFit) {
               HasSubstr("v has gaps"));
   EXPECT_THAT(with_tensors(good, good, good, good, good),
               HasSubstr("compute_weight is f32 [4, 6], expected bf16 or f16 [4, 6]"));
+  EXPECT_THAT(with_tensors(good, good, zeros({4, 6}), zeros({4, 6}), {}),
+              HasSubstr("weight lies on gradient"));
+  EXPECT_THAT(with_tensors(zeros({4, 6}), zeros({4, 6}), good, good, {}), HasSubstr("v lies on m"));
   EXPECT_THAT(ErrorOf([&] {
                 GradientNorm(std::vector<Tensor>{good, {}});
               }),
