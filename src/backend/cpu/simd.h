@@ -94,6 +94,14 @@ ADDER_SIMD F32 MulAdd(F32 a, F32 b, F32 c) {
 ADDER_SIMD F32 NegMulAdd(F32 a, F32 b, F32 c) { return MulAdd(-a, b, c); }  // c - a·b
 ADDER_SIMD F32 MulSub(F32 a, F32 b, F32 c) { return MulAdd(a, b, -c); }     // a·b - c
 
+// A polynomial in x by Horner's rule, the coefficient of the highest power first.
+template <class... Coefficients>
+ADDER_SIMD F32 Polynomial(F32 x, float first, Coefficients... rest) {
+  F32 sum = Set(first);
+  ((sum = MulAdd(x, sum, Set(rest))), ...);
+  return sum;
+}
+
 // The lesser / the greater lane by lane; b where either is NaN.
 ADDER_SIMD F32 Min(F32 a, F32 b) {
 #if defined(__AVX512F__)
@@ -215,20 +223,11 @@ ADDER_SIMD F32 LoadPartial(const Half* from, int64_t n) {
   return FromHalfBits(LoadBitsPartial(from, n));
 }
 
-// One element in every lane.
-ADDER_SIMD F32 LoadBroadcast(const float* from) { return Set(*from); }
-ADDER_SIMD F32 LoadBroadcast(const BFloat16* from) {
-  return BitCast<F32>(SetU32(static_cast<uint32_t>(from->bits) << 16));
+// n < kLanes elements, or a whole vector where n is kLanes: masks cost, so they are for the ends.
+template <class T>
+ADDER_SIMD F32 LoadLanes(const T* from, int64_t n) {
+  return n == kLanes ? Load(from) : LoadPartial(from, n);
 }
-ADDER_SIMD F32 LoadBroadcast(const Half* from) {
-  return FromHalfBits(static_cast<uint16_t>(from->bits) + U16{});
-}
-// One element as a scalar.
-ADDER_SIMD float LoadScalar(const float* from) { return *from; }
-ADDER_SIMD float LoadScalar(const BFloat16* from) {
-  return BitCast<float>(static_cast<uint32_t>(from->bits) << 16);
-}
-ADDER_SIMD float LoadScalar(const Half* from) { return LoadBroadcast(from)[0]; }
 
 // ---- Stores -------------------------------------------------------------------------------------
 // kLanes elements to memory of any alignment, rounded to nearest even.
@@ -295,6 +294,14 @@ ADDER_SIMD void StorePartial(F32 value, BFloat16* to, int64_t n) {
 }
 ADDER_SIMD void StorePartial(F32 value, Half* to, int64_t n) {
   StoreBitsPartial(ToHalfBits(value), to, n);
+}
+template <class T>
+ADDER_SIMD void StoreLanes(F32 value, T* to, int64_t n) {
+  if (n == kLanes) {
+    Store(value, to);
+  } else {
+    StorePartial(value, to, n);
+  }
 }
 // One element.
 ADDER_SIMD void StoreScalar(float value, float* to) { *to = value; }
@@ -459,12 +466,8 @@ ADDER_SIMD F32 Exp(F32 x) {
   const F32 n = Round(x * 1.44269504f);
   F32 r = NegMulAdd(n, Set(0x1.62e4p-1f), x);  // ln 2, upper bits: n times it is exact
   r = NegMulAdd(n, Set(0x1.7f7d1cp-20f), r);   // ln 2, the rest
-  F32 p = MulAdd(r, Set(0x1.6ae704p-10f), Set(0x1.126704p-7f));
-  p = MulAdd(r, p, Set(0x1.555824p-5f));
-  p = MulAdd(r, p, Set(0x1.55541ap-3f));
-  p = MulAdd(r, p, Set(0x1.fffffcp-2f));
-  p = MulAdd(r, p, Set(1.0f));
-  p = MulAdd(r, p, Set(1.0f));
+  const F32 p = Polynomial(r, 0x1.6ae704p-10f, 0x1.126704p-7f, 0x1.555824p-5f, 0x1.55541ap-3f,
+                           0x1.fffffcp-2f, 1.0f, 1.0f);
   return ScaleByPowerOfTwo(p, n);
 }
 
@@ -474,12 +477,8 @@ ADDER_SIMD F32 Exp2(F32 x) {
   x = LimitPower(x);
   const F32 n = Round(x);
   const F32 r = x - n;
-  F32 p = MulAdd(r, Set(0x1.41fbbep-13f), Set(0x1.5f3e54p-10f));
-  p = MulAdd(r, p, Set(0x1.3b2d4cp-7f));
-  p = MulAdd(r, p, Set(0x1.c6aee8p-5f));
-  p = MulAdd(r, p, Set(0x1.ebfbdcp-3f));
-  p = MulAdd(r, p, Set(0x1.62e430p-1f));
-  p = MulAdd(r, p, Set(1.0f));
+  const F32 p = Polynomial(r, 0x1.41fbbep-13f, 0x1.5f3e54p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
+                           0x1.ebfbdcp-3f, 0x1.62e430p-1f, 1.0f);
   return ScaleByPowerOfTwo(p, n);
 }
 
@@ -494,14 +493,9 @@ ADDER_SIMD F32 LogOfSum(F32 u, F32 c) {
   const F32 f = MulAdd(c, power, BitCast<F32>((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f);
   const F32 exponent = __builtin_convertvector(k, F32);
   // log(1 + f) = f - f²/2 + f³·P(f)
-  F32 p = MulAdd(f, Set(0x1.14632ep-4f), Set(-0x1.de4fa8p-4f));
-  p = MulAdd(f, p, Set(0x1.e6f5fcp-4f));
-  p = MulAdd(f, p, Set(-0x1.fc1f6ap-4f));
-  p = MulAdd(f, p, Set(0x1.2336e4p-3f));
-  p = MulAdd(f, p, Set(-0x1.555c5ap-3f));
-  p = MulAdd(f, p, Set(0x1.99a4bcp-3f));
-  p = MulAdd(f, p, Set(-0x1.000006p-2f));
-  p = MulAdd(f, p, Set(0x1.555548p-2f));
+  const F32 p =
+      Polynomial(f, 0x1.14632ep-4f, -0x1.de4fa8p-4f, 0x1.e6f5fcp-4f, -0x1.fc1f6ap-4f,
+                 0x1.2336e4p-3f, -0x1.555c5ap-3f, 0x1.99a4bcp-3f, -0x1.000006p-2f, 0x1.555548p-2f);
   const F32 square = f * f;
   F32 low = MulAdd(square * f, p, exponent * 0x1.7f7d1cp-20f);
   low = MulAdd(Set(-0.5f), square, low);
@@ -530,16 +524,9 @@ ADDER_SIMD F32 Log1p(F32 x) {
 // ---- Activations --------------------------------------------------------------------------------
 // log(1 + e) / e for e in [0, 1]: a polynomial, with no logarithm's range to reduce.
 ADDER_SIMD F32 LogOnePlusRatio(F32 e) {
-  F32 p = MulAdd(e, Set(0x1.0a1b9ap-9f), Set(-0x1.b75684p-7f));
-  p = MulAdd(e, p, Set(0x1.53ca24p-5f));
-  p = MulAdd(e, p, Set(-0x1.51ae70p-4f));
-  p = MulAdd(e, p, Set(0x1.fca8bcp-4f));
-  p = MulAdd(e, p, Set(-0x1.49d834p-3f));
-  p = MulAdd(e, p, Set(0x1.975ccep-3f));
-  p = MulAdd(e, p, Set(-0x1.ffbd44p-3f));
-  p = MulAdd(e, p, Set(0x1.55534ep-2f));
-  p = MulAdd(e, p, Set(-0x1.fffff4p-2f));
-  return MulAdd(e, p, Set(1.0f));
+  return Polynomial(e, 0x1.0a1b9ap-9f, -0x1.b75684p-7f, 0x1.53ca24p-5f, -0x1.51ae70p-4f,
+                    0x1.fca8bcp-4f, -0x1.49d834p-3f, 0x1.975ccep-3f, -0x1.ffbd44p-3f,
+                    0x1.55534ep-2f, -0x1.fffff4p-2f, 1.0f);
 }
 
 // log(1 + e^x), 2.25 ulp (2 with fused instructions), without overflow for large and without
@@ -584,17 +571,12 @@ ADDER_SIMD SinCos SinCosQuarterTurns(F32 x) {
   const F32 r = Select(Abs(x) < Set(0x1p30f), x - n, x * 0.0f);
   const I32 quadrant = __builtin_convertvector(Select(Abs(x) < Set(0x1p30f), n, Zero()), I32);
   const F32 square = r * r;
-  F32 s = MulAdd(square, Set(0x1.4bc256p-13f), Set(-0x1.32ca86p-8f));
-  s = MulAdd(square, s, Set(0x1.466bbap-4f));
-  s = MulAdd(square, s, Set(-0x1.4abbcep-1f));
   // π/2 in two parts: the first alone is off by 2⁻²⁵.
-  s = MulAdd(square, s, Set(-0x1.777a5cp-25f));
+  F32 s = Polynomial(square, 0x1.4bc256p-13f, -0x1.32ca86p-8f, 0x1.466bbap-4f, -0x1.4abbcep-1f,
+                     -0x1.777a5cp-25f);
   s = MulAdd(r, s, r * 0x1.921fb6p+0f);
-  F32 c = MulAdd(square, Set(-0x1.a0f36ap-16f), Set(0x1.e1e7f6p-11f));
-  c = MulAdd(square, c, Set(-0x1.55d3bap-6f));
-  c = MulAdd(square, c, Set(0x1.03c1f0p-2f));
-  c = MulAdd(square, c, Set(-0x1.3bd3ccp+0f));
-  c = MulAdd(square, c, Set(1.0f));
+  const F32 c = Polynomial(square, -0x1.a0f36ap-16f, 0x1.e1e7f6p-11f, -0x1.55d3bap-6f,
+                           0x1.03c1f0p-2f, -0x1.3bd3ccp+0f, 1.0f);
   const I32 swap = (quadrant & 1) != SetI32(0);
   const U32 sin_sign = BitCast<U32>((quadrant & 2) << 30);
   const U32 cos_sign = BitCast<U32>(((quadrant + 1) & 2) << 30);

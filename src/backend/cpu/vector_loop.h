@@ -1,25 +1,11 @@
-// Loops over a row of elements in vectors, for kernels that go over rows: loads and stores that
-// stop at the row's end, and sums that stay accurate however long it is. As simd.h, for *_kernel.cc
+// Loops over a row of elements in vectors, for kernels that go over rows, and sums that stay
+// accurate however long the row and whatever the size of its elements. As simd.h, for *_kernel.cc
 // only.
 #pragma once
 
 #include "adder/backend/cpu/simd.h"
 
 namespace adder::cpu::ADDER_ISA {
-
-// n < kLanes elements, or a whole vector where n is kLanes.
-template <class T>
-ADDER_SIMD F32 LoadLanes(const T* from, int64_t n) {
-  return n == kLanes ? Load(from) : LoadPartial(from, n);
-}
-template <class T>
-ADDER_SIMD void StoreLanes(F32 value, T* to, int64_t n) {
-  if (n == kLanes) {
-    Store(value, to);
-  } else {
-    StorePartial(value, to, n);
-  }
-}
 
 // Calls step(element, n, sum) for each vector of [begin, end), n its elements and `sum` one of four
 // accumulators in turn, so that additions do not wait for each other.
@@ -47,6 +33,16 @@ ADDER_SIMD int64_t SumBlockEnd(int64_t begin, int64_t end) {
 // The sum of all lanes of the four accumulators.
 ADDER_SIMD double Total(const F32 (&sums)[4]) {
   return static_cast<double>(ReduceSum((sums[0] + sums[1]) + (sums[2] + sums[3])));
+}
+
+// The power of two by which the elements of a row must be scaled for the mean of their squares plus
+// eps to keep its digits in f32, given the sum of the squares as they are: 1 but where that has
+// overflowed, or where it is so small, with no eps to outweigh it, that squares were lost.
+ADDER_SIMD float ScaleOfSquares(double sum_of_squares, int64_t count, float eps) {
+  if (sum_of_squares == __builtin_inf()) return 0x1p-80f;
+  // What was lost of each square, 2⁻¹²⁶ at most, is past the 24th digit of a mean from here on.
+  const double mean = sum_of_squares / static_cast<double>(count) + static_cast<double>(eps);
+  return mean < 0x1p-100 ? 0x1p80f : 1.0f;
 }
 
 }  // namespace adder::cpu::ADDER_ISA

@@ -41,20 +41,7 @@ struct VectorConvertArguments {
   int64_t count;
 };
 
-enum class VectorReduction { kSum, kMax, kDot };
-
-// *result = Σ x[i], max x[i] or Σ x[i]·y[i]; for the dot product x and y are bf16, otherwise f32.
-// count ≥ 1 for the maximum.
-struct VectorReduceArguments {
-  VectorReduction reduction;
-  const void* x;
-  const void* y;
-  int64_t count;
-  float* result;
-};
-
 }  // namespace adder::cpu
 
 ADDER_CPU_KERNEL(VectorMath, VectorMathArguments)
 ADDER_CPU_KERNEL(VectorConvert, VectorConvertArguments)
-ADDER_CPU_KERNEL(VectorReduce, VectorReduceArguments)

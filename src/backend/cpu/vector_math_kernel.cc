@@ -43,40 +43,6 @@ void ConvertFrom(const VectorConvertArguments& a) {
   }
 }
 
-float Sum(const float* x, int64_t count) {
-  F32 sums[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    for (int k = 0; k < 4; ++k) sums[k] += Load(x + i + k * kLanes);
-  }
-  for (; i < count; i += kLanes) {
-    const int64_t n = count - i < kLanes ? count - i : kLanes;
-    sums[0] += LoadPartial(x + i, n);
-  }
-  return ReduceSum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
-float Maximum(const float* x, int64_t count) {
-  F32 most = Set(x[0]);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const int64_t n = count - i < kLanes ? count - i : kLanes;
-    most = Max(most, Select(FirstLanes(n), LoadPartial(x + i, n), most));
-  }
-  return ReduceMax(most);
-}
-
-float Dot(const BFloat16* x, const BFloat16* y, int64_t count) {
-  F32 sum = Zero();
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
-    sum = DotPairs(LoadPairs(x + i), LoadPairs(y + i), sum);
-  }
-  if (i < count) {
-    sum = DotPairs(LoadPairsPartial(x + i, count - i), LoadPairsPartial(y + i, count - i), sum);
-  }
-  return ReduceSum(sum);
-}
-
 }  // namespace
 
 void VectorMath(const VectorMathArguments& a) {
@@ -129,21 +95,6 @@ void VectorConvert(const VectorConvertArguments& a) {
     case DType::kF16:
       return ConvertFrom<Half>(a);
     default:
-      return;
-  }
-}
-
-void VectorReduce(const VectorReduceArguments& a) {
-  switch (a.reduction) {
-    case VectorReduction::kSum:
-      *a.result = Sum(static_cast<const float*>(a.x), a.count);
-      return;
-    case VectorReduction::kMax:
-      *a.result = Maximum(static_cast<const float*>(a.x), a.count);
-      return;
-    case VectorReduction::kDot:
-      *a.result =
-          Dot(static_cast<const BFloat16*>(a.x), static_cast<const BFloat16*>(a.y), a.count);
       return;
   }
 }

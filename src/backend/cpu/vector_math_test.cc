@@ -229,31 +229,5 @@ TEST_P(VectorMathTest, ConvertsHalvesAndBFloat16s) {
   }
 }
 
-TEST_P(VectorMathTest, ReducesEveryLength) {
-  Random random(3);
-  for (size_t count = 1; count <= 150; ++count) {
-    std::vector<float> x(count);
-    std::vector<BFloat16> a(count), b(count);
-    double sum = 0, dot = 0;
-    float most = -kInfinity;
-    for (size_t i = 0; i < count; ++i) {
-      x[i] = static_cast<float>(random.NextNormal()) - 5;
-      a[i] = BFloat16(static_cast<float>(random.NextNormal()));
-      b[i] = BFloat16(static_cast<float>(random.NextNormal()));
-      sum += x[i];
-      most = std::max(most, x[i]);
-      dot += static_cast<double>(static_cast<float>(a[i])) * static_cast<float>(b[i]);
-    }
-    float result = 0;
-    const auto n = static_cast<int64_t>(count);
-    VectorReduce({VectorReduction::kSum, x.data(), nullptr, n, &result});
-    EXPECT_NEAR(result, sum, 1e-6 * std::abs(sum));  // a tree of f32 additions of one sign
-    VectorReduce({VectorReduction::kMax, x.data(), nullptr, n, &result});
-    EXPECT_EQ(result, most);
-    VectorReduce({VectorReduction::kDot, a.data(), b.data(), n, &result});
-    EXPECT_NEAR(result, dot, 1e-6 * static_cast<double>(count));  // terms of size about 1
-  }
-}
-
 }  // namespace
 }  // namespace adder::cpu

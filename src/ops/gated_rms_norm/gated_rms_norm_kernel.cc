@@ -7,11 +7,6 @@
 namespace adder::cpu::ADDER_ISA {
 namespace {
 
-// A group whose squares overflow f32 is summed once more, scaled down by an exact power of two.
-constexpr float kSmall = 0x1p-80f;
-
-ADDER_SIMD bool Overflowed(double sum) { return sum == __builtin_inf(); }
-
 // 1 / sqrt(mean + eps)
 ADDER_SIMD double InverseRms(double sum_of_squares, int64_t channels, float eps) {
   return 1.0 /
@@ -54,7 +49,10 @@ void Forward(const GatedRmsNormArguments& a) {
     for (int64_t begin = 0; begin < a.channels; begin += a.group_size) {
       const int64_t end = begin + a.group_size;
       double sum = SumOfSquares<kNormFirst>(x, z, begin, end, 1.0f);
-      if (Overflowed(sum)) sum = SumOfSquares<kNormFirst>(x, z, begin, end, kSmall) * 0x1p160;
+      if (const float scale = ScaleOfSquares(sum, a.group_size, a.eps); scale != 1.0f) {
+        sum = SumOfSquares<kNormFirst>(x, z, begin, end, scale) /
+              (static_cast<double>(scale) * static_cast<double>(scale));
+      }
       const F32 inverse = Set(static_cast<float>(InverseRms(sum, a.group_size, a.eps)));
       ForEachVector(
           begin, end, [&](int64_t d, int64_t n, int) __attribute__((always_inline)) {
@@ -113,10 +111,11 @@ void Backward(const GatedRmsNormBackwardArguments& a) {
     for (int64_t begin = 0; begin < a.channels; begin += a.group_size) {
       const int64_t end = begin + a.group_size;
       Statistics statistics = GroupStatistics<kNormFirst>(x, z, a.weight, dy, begin, end, 1.0f);
-      if (Overflowed(statistics.squares)) {
-        statistics = GroupStatistics<kNormFirst>(x, z, a.weight, dy, begin, end, kSmall);
-        statistics.squares *= 0x1p160;
-        statistics.dot *= 0x1p80;
+      const float scale = ScaleOfSquares(statistics.squares, a.group_size, a.eps);
+      if (scale != 1.0f) {
+        statistics = GroupStatistics<kNormFirst>(x, z, a.weight, dy, begin, end, scale);
+        statistics.squares /= static_cast<double>(scale) * static_cast<double>(scale);
+        statistics.dot /= static_cast<double>(scale);
       }
       const double inverse_rms = InverseRms(statistics.squares, a.group_size, a.eps);
       const F32 inverse = Set(static_cast<float>(inverse_rms));

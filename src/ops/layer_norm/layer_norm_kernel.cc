@@ -8,9 +8,6 @@
 namespace adder::cpu::ADDER_ISA {
 namespace {
 
-// A row whose squares overflow f32 is summed once more, scaled down by an exact power of two.
-constexpr float kSmall = 0x1p-80f;
-
 template <class X>
 ADDER_SIMD F32 LoadR(const X* x, const float* residual, int64_t d, int64_t n) {
   const F32 value = LoadLanes(x + d, n);
@@ -64,8 +61,9 @@ template <class X>
 ADDER_SIMD double InverseDeviation(const X* x, const float* residual, float mean, int64_t channels,
                                    float eps) {
   double squares = SumOfSquares(x, residual, mean, channels, 1.0f);
-  if (squares == __builtin_inf()) {
-    squares = SumOfSquares(x, residual, mean, channels, kSmall) * 0x1p160;
+  if (const float scale = ScaleOfSquares(squares, channels, eps); scale != 1.0f) {
+    squares = SumOfSquares(x, residual, mean, channels, scale) /
+              (static_cast<double>(scale) * static_cast<double>(scale));
   }
   return 1.0 / __builtin_sqrt(squares / static_cast<double>(channels) + static_cast<double>(eps));
 }

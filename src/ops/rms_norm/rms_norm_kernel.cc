@@ -6,11 +6,6 @@
 namespace adder::cpu::ADDER_ISA {
 namespace {
 
-// A row whose squares overflow f32 is summed once more, scaled down by an exact power of two.
-constexpr float kSmall = 0x1p-80f;
-
-ADDER_SIMD bool Overflowed(double sum) { return sum == __builtin_inf(); }
-
 // 1 / sqrt(mean + eps)
 ADDER_SIMD double InverseRms(double sum_of_squares, int64_t channels, float eps) {
   return 1.0 /
@@ -58,10 +53,10 @@ ADDER_SIMD void ForwardRow(const RmsNormArguments& a, const X* x, const float* r
   const auto load_r = [&](int64_t d, int64_t n) __attribute__((always_inline)) {
     return stored ? LoadLanes(residual_out + d, n) : LoadR(x, added, d, n);
   };
-  if (Overflowed(sum)) {
-    sum = stored ? SumOfSquares(residual_out, nullptr, nullptr, a.channels, kSmall)
-                 : SumOfSquares(x, residual, nullptr, a.channels, kSmall);
-    sum *= 0x1p160;
+  if (const float scale = ScaleOfSquares(sum, a.channels, a.eps); scale != 1.0f) {
+    sum = stored ? SumOfSquares(residual_out, nullptr, nullptr, a.channels, scale)
+                 : SumOfSquares(x, residual, nullptr, a.channels, scale);
+    sum /= static_cast<double>(scale) * static_cast<double>(scale);
   }
   const F32 inverse = Set(static_cast<float>(InverseRms(sum, a.channels, a.eps)));
   ForEachVector(
@@ -118,10 +113,10 @@ void Backward(const RmsNormBackwardArguments& a) {
     DX* dx = a.dx != nullptr ? static_cast<DX*>(a.dx) + t * a.dx_stride : nullptr;
 
     Statistics statistics = RowStatistics(r, a.weight, dy, a.channels, 1.0f);
-    if (Overflowed(statistics.squares)) {
-      statistics = RowStatistics(r, a.weight, dy, a.channels, kSmall);
-      statistics.squares *= 0x1p160;
-      statistics.dot *= 0x1p80;
+    if (const float scale = ScaleOfSquares(statistics.squares, a.channels, a.eps); scale != 1.0f) {
+      statistics = RowStatistics(r, a.weight, dy, a.channels, scale);
+      statistics.squares /= static_cast<double>(scale) * static_cast<double>(scale);
+      statistics.dot /= static_cast<double>(scale);
     }
     const double inverse_rms = InverseRms(statistics.squares, a.channels, a.eps);
     const F32 inverse = Set(static_cast<float>(inverse_rms));

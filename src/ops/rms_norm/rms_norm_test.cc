@@ -13,6 +13,7 @@ namespace {
 using test::AsType;
 using test::ErrorOf;
 using test::ForEveryInstructionSet;
+using test::GapsUntouched;
 using test::MaxAbs;
 using test::Near;
 using test::RandomNormal;
@@ -264,6 +265,8 @@ TEST(RmsNormCpu, TakesStridedRows) {
       RmsNorm(strided, strided_outputs);
       EXPECT_TRUE(SameBits(strided_outputs.y, outputs.y));
       EXPECT_TRUE(SameBits(strided_outputs.residual_out, outputs.residual_out));
+      EXPECT_TRUE(GapsUntouched(strided_outputs.y));
+      EXPECT_TRUE(GapsUntouched(strided_outputs.residual_out));
 
       const Tensor dy = RandomNormal(random, shape).To(dtype);
       const Tensor through = RandomNormal(random, shape).To(DType::kF32);
@@ -279,6 +282,8 @@ TEST(RmsNormCpu, TakesStridedRows) {
       EXPECT_TRUE(SameBits(strided_gradients.dr, gradients.dr));
       EXPECT_TRUE(SameBits(strided_gradients.dx, gradients.dx));
       EXPECT_TRUE(SameBits(strided_gradients.dweight, gradients.dweight));
+      EXPECT_TRUE(GapsUntouched(strided_gradients.dr));
+      EXPECT_TRUE(GapsUntouched(strided_gradients.dx));
     }
   });
 }
@@ -304,6 +309,34 @@ TEST(RmsNormCpu, SquaresPastTheRangeOfF32) {
       reference::RmsNormBackward(x.To(DType::kF64), weight.To(DType::kF64), 1e-5f,
                                  dy.To(DType::kF64), {}, {expected_dr, {}, {}});
       EXPECT_TRUE(Near(dr, expected_dr, 2e-6));
+    }
+  });
+}
+
+// With no eps to outweigh them, squares below the range of f32 still count.
+TEST(RmsNormCpu, SquaresBelowTheRangeOfF32) {
+  ForEveryInstructionSet([] {
+    Random random(10);
+    for (const double scale : {1e-15, 1e-19, 1e-23, 1e-36}) {
+      SCOPED_TRACE(scale);
+      const Shape shape = {3, 50};
+      const Tensor x = RandomNormal(random, shape, 0, scale).To(DType::kF32);
+      const Tensor weight = RandomNormal(random, {50}).To(DType::kF32);
+      for (const float eps : {0.0f, 1e-30f}) {
+        const Tensor y = Tensor::Empty(shape, DType::kF32);
+        const Tensor expected = Tensor::Empty(shape, DType::kF64);
+        RmsNorm({x, {}, weight, eps}, {y, {}});
+        reference::RmsNorm({x.To(DType::kF64), {}, weight.To(DType::kF64), eps}, {expected, {}});
+        EXPECT_TRUE(Near(y, expected, 2e-6));
+
+        const Tensor dy = RandomNormal(random, shape).To(DType::kF32);
+        const Tensor dr = Tensor::Empty(shape, DType::kF32);
+        const Tensor expected_dr = Tensor::Empty(shape, DType::kF64);
+        RmsNormBackward(x, weight, eps, dy, {}, {dr, {}, {}});
+        reference::RmsNormBackward(x.To(DType::kF64), weight.To(DType::kF64), eps,
+                                   dy.To(DType::kF64), {}, {expected_dr, {}, {}});
+        EXPECT_TRUE(Near(dr, expected_dr, 2e-6));
+      }
     }
   });
 }
