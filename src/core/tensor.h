@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -58,6 +59,12 @@ class Tensor {
   T* data() const {
     CheckDType(kDTypeOf<T>);
     return static_cast<T*>(data_);
+  }
+  // First element of entry i of the first dimension, which is not checked; null where the tensor is
+  // not defined.
+  void* row(int64_t i) const {
+    if (!defined()) return nullptr;
+    return static_cast<std::byte*>(data_) + i * DTypeBytes(dtype_, stride(0));
   }
 
   // Views: no element is copied. Throw kInvalidArgument when out of range.

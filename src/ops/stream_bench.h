@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -20,6 +19,7 @@
 #include "adder/backend/cpu/instruction_set.h"
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/tensor.h"
+#include "adder/core/timing.h"
 
 namespace adder::bench {
 
@@ -28,12 +28,6 @@ struct StreamCase {
   double bytes;               // read and written by one run
   std::function<void()> run;  // the operator, once
 };
-
-inline double Seconds(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // b = s · a over `bytes` bytes in all.
 inline std::function<void()> StreamScale(double bytes) {
@@ -57,9 +51,9 @@ inline void RunStreamCases(const std::string& operator_name, const std::vector<S
     const auto ceiling = StreamScale(c.bytes);
     c.run();
     ceiling();
-    const int repeats = std::max(1, static_cast<int>(2e-3 / Seconds(c.run)));
+    const int repeats = std::max(1, static_cast<int>(2e-3 / SecondsOf(c.run)));
     const auto repeated = [repeats](const std::function<void()>& run) {
-      return Seconds([&] {
+      return SecondsOf([&] {
                for (int i = 0; i < repeats; ++i) run();
              }) /
              repeats;

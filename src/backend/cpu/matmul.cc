@@ -116,11 +116,7 @@ void Convert(const Tensor& from, const Tensor& to) {
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, from.dim(1)));
   ParallelFor(from.dim(0), grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      VectorConvert({static_cast<const std::byte*>(from.raw()) +
-                         row * from.stride(0) * DTypeSize(from.dtype()),
-                     from.dtype(),
-                     static_cast<std::byte*>(to.raw()) + row * to.stride(0) * DTypeSize(to.dtype()),
-                     to.dtype(), from.dim(1)});
+      VectorConvert({from.row(row), from.dtype(), to.row(row), to.dtype(), from.dim(1)});
     }
   });
 }

@@ -12,6 +12,12 @@ int ThreadCount();
 // For the whole process, from the next ParallelFor on. Throws kInvalidArgument for less than 1.
 void SetThreadCount(int threads);
 
+// Elements of a pass over memory below which another thread costs more than it saves: the grain, in
+// elements, of operators that do a few operations for each.
+inline constexpr int64_t kElementsPerThread = 16384;
+// f32 elements of a cache line: threads that write next to each other split there.
+inline constexpr int64_t kCacheLineFloats = 16;
+
 // Splits [0, count) into at most ThreadCount() contiguous ranges of nearly equal length, none
 // shorter than `grain` unless count is, and calls body(begin, end, thread) for each, in parallel;
 // `thread` numbers the ranges from 0. The split depends on count, grain and ThreadCount() only, so

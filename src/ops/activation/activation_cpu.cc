@@ -5,14 +5,9 @@
 namespace adder::cpu {
 namespace {
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 16384;
-
 ElementwiseMatrix From(const Tensor& matrix, int64_t row) {
   if (!matrix) return {};
-  return {
-      static_cast<std::byte*>(matrix.raw()) + row * matrix.stride(0) * DTypeSize(matrix.dtype()),
-      matrix.stride(0)};
+  return {matrix.row(row), matrix.stride(0)};
 }
 
 }  // namespace
@@ -21,16 +16,18 @@ void Elementwise(ElementwiseFunction function, const std::array<Tensor, 3>& inpu
                  const std::array<Tensor, 2>& outputs) {
   const Tensor& first = inputs[0];
   if (first.elements() == 0) return;
-  ParallelFor(first.dim(0), kThreadElements / first.dim(1), [&](int64_t begin, int64_t end, int) {
-    ElementwiseArguments arguments;
-    arguments.function = function;
-    arguments.dtype = first.dtype();
-    for (size_t i = 0; i < inputs.size(); ++i) arguments.in[i] = From(inputs[i], begin);
-    for (size_t i = 0; i < outputs.size(); ++i) arguments.out[i] = From(outputs[i], begin);
-    arguments.rows = end - begin;
-    arguments.columns = first.dim(1);
-    ElementwiseKernel(arguments);
-  });
+  ParallelFor(first.dim(0), kElementsPerThread / first.dim(1),
+              [&](int64_t begin, int64_t end, int) {
+                ElementwiseArguments arguments;
+                arguments.function = function;
+                arguments.dtype = first.dtype();
+                for (size_t i = 0; i < inputs.size(); ++i) arguments.in[i] = From(inputs[i], begin);
+                for (size_t i = 0; i < outputs.size(); ++i)
+                  arguments.out[i] = From(outputs[i], begin);
+                arguments.rows = end - begin;
+                arguments.columns = first.dim(1);
+                ElementwiseKernel(arguments);
+              });
 }
 
 }  // namespace adder::cpu

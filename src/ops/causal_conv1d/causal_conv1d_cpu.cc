@@ -9,11 +9,6 @@
 namespace adder::cpu {
 namespace {
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 16384;
-// Channels of one cache line of f32: threads of the backward do not share lines.
-constexpr int64_t kChannelBlock = 16;
-
 std::vector<ConvSegment> CutIntoSegments(const SequenceLayout& layout) {
   std::vector<ConvSegment> segments;
   segments.reserve(static_cast<size_t>(layout.sequences() + layout.rows() / kConvSegmentRows));
@@ -76,7 +71,7 @@ void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& o
 
   const auto count = static_cast<int64_t>(segments.size());
   const int64_t elements = std::max<int64_t>(1, inputs.x.elements());
-  ParallelFor(count, count * kThreadElements / elements,
+  ParallelFor(count, count * kElementsPerThread / elements,
               [&](int64_t begin, int64_t end, int /*thread*/) {
                 CausalConv1dArguments arguments = shared;
                 arguments.segments = segments.data() + begin;
@@ -118,13 +113,13 @@ void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
   shared.pending = dbias + channels;
   shared.scratch_stride = channels;
 
-  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-  const int64_t block_elements = kChannelBlock * std::max<int64_t>(1, inputs.x.dim(0));
-  ParallelFor(blocks, kThreadElements / block_elements,
+  const int64_t blocks = (channels + kCacheLineFloats - 1) / kCacheLineFloats;
+  const int64_t block_elements = kCacheLineFloats * std::max<int64_t>(1, inputs.x.dim(0));
+  ParallelFor(blocks, kElementsPerThread / block_elements,
               [&](int64_t begin, int64_t end, int /*thread*/) {
                 CausalConv1dBackwardArguments arguments = shared;
-                arguments.channel_begin = begin * kChannelBlock;
-                arguments.channel_end = std::min(channels, end * kChannelBlock);
+                arguments.channel_begin = begin * kCacheLineFloats;
+                arguments.channel_end = std::min(channels, end * kCacheLineFloats);
                 CausalConv1dBackwardKernel(arguments);
                 for (int64_t d = arguments.channel_begin; d < arguments.channel_end; ++d) {
                   if (gradients.dbias) gradients.dbias.data<float>()[d] += dbias[d];

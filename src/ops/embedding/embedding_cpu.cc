@@ -10,15 +10,8 @@
 namespace adder::cpu {
 namespace {
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 32768;
-// Channels of one cache line of f32: threads of the backward do not share lines.
-constexpr int64_t kChannelBlock = 16;
-
-std::byte* RowPointer(const Tensor& matrix, int64_t row) {
-  return static_cast<std::byte*>(matrix.raw()) + row * DTypeBytes(matrix.dtype(), matrix.stride(0));
-}
-
+// Copying and adding take less than what most operators do.
+constexpr int64_t kGrainElements = 2 * kElementsPerThread;
 }  // namespace
 
 void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
@@ -26,18 +19,18 @@ void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
   if (channels == 0) return;
   const auto* token = tokens.data<int32_t>();
   const auto row_bytes = static_cast<size_t>(DTypeBytes(W.dtype(), channels));
-  ParallelFor(tokens.dim(0), kThreadElements / channels,
+  ParallelFor(tokens.dim(0), kGrainElements / channels,
               [&](int64_t begin, int64_t end, int /*thread*/) {
                 if (W.dtype() == y.dtype()) {
                   for (int64_t t = begin; t < end; ++t) {
-                    std::memcpy(RowPointer(y, t), RowPointer(W, token[t]), row_bytes);
+                    std::memcpy(y.row(t), W.row(token[t]), row_bytes);
                   }
                   return;
                 }
                 for (int64_t t = begin; t < end; ++t) {
-                  UnpackRows({.W = RowPointer(W, token[t]),
+                  UnpackRows({.W = W.row(token[t]),
                               .W_dtype = W.dtype(),
-                              .to = RowPointer(y, t),
+                              .to = y.row(t),
                               .rows = 1,
                               .K = channels});
                 }
@@ -48,9 +41,9 @@ void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
 // every sum has the same order for any number of threads.
 void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW) {
   const int64_t channels = dW.dim(1);
-  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-  const int64_t block_elements = kChannelBlock * std::max<int64_t>(1, tokens.dim(0));
-  ParallelFor(blocks, kThreadElements / block_elements,
+  const int64_t blocks = (channels + kCacheLineFloats - 1) / kCacheLineFloats;
+  const int64_t block_elements = kCacheLineFloats * std::max<int64_t>(1, tokens.dim(0));
+  ParallelFor(blocks, kGrainElements / block_elements,
               [&](int64_t begin, int64_t end, int /*thread*/) {
                 EmbeddingBackwardArguments arguments;
                 arguments.tokens = tokens.data<int32_t>();
@@ -60,8 +53,8 @@ void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW)
                 arguments.dW = dW.data<float>();
                 arguments.dW_stride = dW.stride(0);
                 arguments.rows = tokens.dim(0);
-                arguments.channel_begin = begin * kChannelBlock;
-                arguments.channel_end = std::min(channels, end * kChannelBlock);
+                arguments.channel_begin = begin * kCacheLineFloats;
+                arguments.channel_end = std::min(channels, end * kCacheLineFloats);
                 EmbeddingBackwardKernel(arguments);
               });
 }

@@ -8,18 +8,11 @@
 namespace adder::cpu {
 namespace {
 
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 16384;
-
 // The weight's gradient is a sum over rows. Rows are cut into blocks by their number alone, each
 // block sums its own, and the blocks' sums are added in order: the same bits for any number of
 // threads.
 constexpr int64_t kBlockRows = 16;
 constexpr int64_t kMostBlocks = 128;
-
-void* RowPointer(const Tensor& matrix, int64_t row) {
-  return static_cast<std::byte*>(matrix.raw()) + row * matrix.stride(0) * DTypeSize(matrix.dtype());
-}
 
 float* FloatRow(const Tensor& matrix, int64_t row) {
   return matrix ? matrix.data<float>() + row * matrix.stride(0) : nullptr;
@@ -33,16 +26,16 @@ void RmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs) {
   const int64_t rows = inputs.x.dim(0);
   const int64_t channels = inputs.x.dim(1);
   if (channels == 0) return;
-  ParallelFor(rows, kThreadElements / channels, [&](int64_t begin, int64_t end, int /*thread*/) {
+  ParallelFor(rows, kElementsPerThread / channels, [&](int64_t begin, int64_t end, int /*thread*/) {
     RmsNormArguments arguments;
-    arguments.x = RowPointer(inputs.x, begin);
+    arguments.x = inputs.x.row(begin);
     arguments.x_dtype = inputs.x.dtype();
     arguments.x_stride = inputs.x.stride(0);
     arguments.residual = FloatRow(inputs.residual, begin);
     arguments.residual_stride = RowStride(inputs.residual);
     arguments.weight = FloatRow(inputs.weight, 0);
     arguments.eps = inputs.eps;
-    arguments.y = RowPointer(outputs.y, begin);
+    arguments.y = outputs.y.row(begin);
     arguments.y_dtype = outputs.y.dtype();
     arguments.y_stride = outputs.y.stride(0);
     arguments.residual_out = FloatRow(outputs.residual_out, begin);
@@ -62,7 +55,7 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
   Tensor sums;
   if (gradients.dweight) sums = Tensor::Zeros({blocks, channels}, DType::kF32);
 
-  ParallelFor(blocks, kThreadElements * blocks / (rows * channels),
+  ParallelFor(blocks, kElementsPerThread * blocks / (rows * channels),
               [&](int64_t first_block, int64_t last_block, int /*thread*/) {
                 for (int64_t block = first_block; block < last_block; ++block) {
                   const int64_t begin = rows * block / blocks;
@@ -71,7 +64,7 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                   arguments.r_stride = RowStride(r);
                   arguments.weight = FloatRow(weight, 0);
                   arguments.eps = eps;
-                  arguments.dy = RowPointer(dy, begin);
+                  arguments.dy = dy.row(begin);
                   arguments.dy_dtype = dy.dtype();
                   arguments.dy_stride = RowStride(dy);
                   arguments.d_residual_out = FloatRow(d_residual_out, begin);
@@ -79,7 +72,7 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                   arguments.dr = FloatRow(gradients.dr, begin);
                   arguments.dr_stride = RowStride(gradients.dr);
                   if (gradients.dx) {
-                    arguments.dx = RowPointer(gradients.dx, begin);
+                    arguments.dx = gradients.dx.row(begin);
                     arguments.dx_dtype = gradients.dx.dtype();
                     arguments.dx_stride = RowStride(gradients.dx);
                   }
@@ -90,13 +83,14 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                 }
               });
   if (!gradients.dweight) return;
-  ParallelFor(channels, kThreadElements / blocks, [&](int64_t begin, int64_t end, int /*thread*/) {
-    float* dweight = gradients.dweight.data<float>();
-    for (int64_t block = 0; block < blocks; ++block) {
-      const float* sum = FloatRow(sums, block);
-      for (int64_t d = begin; d < end; ++d) dweight[d] += sum[d];
-    }
-  });
+  ParallelFor(channels, kElementsPerThread / blocks,
+              [&](int64_t begin, int64_t end, int /*thread*/) {
+                float* dweight = gradients.dweight.data<float>();
+                for (int64_t block = 0; block < blocks; ++block) {
+                  const float* sum = FloatRow(sums, block);
+                  for (int64_t d = begin; d < end; ++d) dweight[d] += sum[d];
+                }
+              });
 }
 
 }  // namespace adder::cpu

@@ -7,29 +7,18 @@
 #include "adder/ops/rotary/rotary_kernel.h"
 
 namespace adder::cpu {
-namespace {
-
-// Elements below which another thread costs more than it saves.
-constexpr int64_t kThreadElements = 16384;
-
-void* RowPointer(const Tensor& matrix, int64_t row) {
-  return static_cast<std::byte*>(matrix.raw()) + row * matrix.stride(0) * DTypeSize(matrix.dtype());
-}
-
-}  // namespace
-
 void Rotary(const Tensor& x, const RotaryEmbedding& embedding, bool inverse, const Tensor& y) {
   if (x.elements() == 0) return;
   std::vector<double> frequencies;
   for (int64_t i = 0; i < embedding.rotary_dim / 2; ++i) {
     frequencies.push_back(RotaryFrequency(embedding, i) * 2 / std::numbers::pi);
   }
-  ParallelFor(x.dim(0), kThreadElements / x.dim(1), [&](int64_t begin, int64_t end, int) {
+  ParallelFor(x.dim(0), kElementsPerThread / x.dim(1), [&](int64_t begin, int64_t end, int) {
     std::vector<float> table(static_cast<size_t>(3 * embedding.rotary_dim));
     RotaryArguments arguments;
-    arguments.x = RowPointer(x, begin);
+    arguments.x = x.row(begin);
     arguments.x_stride = x.stride(0);
-    arguments.y = RowPointer(y, begin);
+    arguments.y = y.row(begin);
     arguments.y_stride = y.stride(0);
     arguments.dtype = x.dtype();
     arguments.positions = embedding.positions.data<int64_t>() + begin;

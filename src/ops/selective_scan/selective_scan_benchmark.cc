@@ -8,18 +8,13 @@
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/vector_math.h"
 #include "adder/core/random.h"
+#include "adder/core/timing.h"
 #include "adder/ops/selective_scan/selective_scan.h"
 
 namespace adder {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double Seconds(const std::function<void()>& work) {
-  const auto start = Clock::now();
-  work();
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Runs all works in turn for about `seconds`, at least twice, and returns the best time of each.
 std::vector<double> BestTimes(double seconds, const std::vector<std::function<void()>>& works) {
@@ -28,7 +23,7 @@ std::vector<double> BestTimes(double seconds, const std::vector<std::function<vo
   for (int round = 0;
        round < 2 || std::chrono::duration<double>(Clock::now() - start).count() < seconds;
        ++round) {
-    for (size_t i = 0; i < works.size(); ++i) best[i] = std::min(best[i], Seconds(works[i]));
+    for (size_t i = 0; i < works.size(); ++i) best[i] = std::min(best[i], SecondsOf(works[i]));
   }
   return best;
 }
