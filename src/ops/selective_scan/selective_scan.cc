@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "adder/ops/argument_check.h"
 #include "adder/ops/selective_scan/selective_scan_backends.h"
 
@@ -64,6 +66,14 @@ SelectiveScanShape CheckSelectiveScan(const SelectiveScanInputs& inputs,
   check.OptionalDense(outputs.hT, "hT", {parameters}, shape.StateShape(shape.sequences));
   check.OptionalDense(outputs.chunk_states, "chunk_states", {parameters},
                       shape.StateShape(ScanChunks(inputs.layout)));
+  const std::pair<const Tensor&, const char*> read[] = {
+      {inputs.x, "x"}, {inputs.dt, "dt"}, {inputs.z, "z"}, {inputs.B, "B"}, {inputs.C, "C"}};
+  for (const auto& [input, name] : read) {
+    check.Apart(outputs.y, "y", input, name);
+  }
+  check.ApartOrSame(outputs.hT, "hT", inputs.h0, "h0");
+  check.Apart(outputs.chunk_states, "chunk_states", inputs.h0, "h0");
+  check.Apart(outputs.chunk_states, "chunk_states", outputs.hT, "hT");
   return shape;
 }
 
@@ -90,6 +100,30 @@ SelectiveScanShape CheckSelectiveScanBackward(const SelectiveScanInputs& inputs,
   check.OptionalDense(gradients.d_interval, "d_interval", {parameters}, {shape.rows});
   check.OptionalDense(gradients.dh0, "dh0", {parameters}, states);
   check.That(!gradients.dz || inputs.z.defined(), "dz is asked for, but z is not given");
+  const std::pair<const Tensor&, const char*> in_place[] = {
+      {gradients.dx, "dx"}, {gradients.ddt, "ddt"}, {gradients.dz, "dz"}};
+  const std::pair<const Tensor&, const char*> sums[] = {{gradients.dB, "dB"}, {gradients.dC, "dC"}};
+  const std::pair<const Tensor&, const char*> rows[] = {
+      {inputs.x, "x"}, {inputs.dt, "dt"}, {inputs.z, "z"}, {dy, "dy"}};
+  const std::pair<const Tensor&, const char*> projections[] = {{inputs.B, "B"}, {inputs.C, "C"}};
+  for (const auto& [gradient, name] : in_place) {
+    for (const auto& [input, input_name] : rows) {
+      check.ApartOrSame(gradient, name, input, input_name);
+    }
+    for (const auto& [input, input_name] : projections) {
+      check.Apart(gradient, name, input, input_name);
+    }
+    for (const auto& [sum, sum_name] : sums) check.Apart(gradient, name, sum, sum_name);
+  }
+  for (const auto& [sum, name] : sums) {
+    for (const auto& [input, input_name] : rows) check.Apart(sum, name, input, input_name);
+    for (const auto& [input, input_name] : projections) check.Apart(sum, name, input, input_name);
+  }
+  check.Apart(gradients.dx, "dx", gradients.ddt, "ddt");
+  check.Apart(gradients.dx, "dx", gradients.dz, "dz");
+  check.Apart(gradients.ddt, "ddt", gradients.dz, "dz");
+  check.Apart(gradients.dB, "dB", gradients.dC, "dC");
+  check.ApartOrSame(gradients.dh0, "dh0", dhT, "dhT");
   return shape;
 }
 

@@ -27,8 +27,9 @@ namespace adder {
 inline constexpr int64_t kScanChunkRows = 64;
 
 // x, dt, z share one activation dtype (f32, bf16 or f16), B and C too; everything else is f32. The
-// reference takes f64 in all of them. Channels are dense (stride 1 in the last dimension); rows may
-// be further apart than their length, so views of a projection's columns can be passed.
+// reference takes f64 in all of them. Matrices of rows (x, dt, z, B, C, y and their gradients) have
+// dense channels, but rows may be further apart than their length, so that views of a projection's
+// columns can be passed; all other tensors are dense.
 struct SelectiveScanInputs {
   Tensor x;               // [rows, D]
   Tensor dt;              // [rows, D]: before bias and softplus
@@ -44,7 +45,8 @@ struct SelectiveScanInputs {
   int64_t groups = 1;     // G: channel d uses group d / (D / G); G divides D
 };
 
-// Allocated by the caller (see the helpers below); y must not alias an input, hT may be h0.
+// Allocated by the caller (see the helpers below). hT may be h0; nothing else may share memory with
+// an input or another output, which is checked (kInvalidArgument).
 struct SelectiveScanOutputs {
   Tensor y;             // [rows, D], the activation dtype
   Tensor hT;            // [sequences, D, N(, 2)], or not given; an empty sequence gets h0
@@ -54,16 +56,19 @@ struct SelectiveScanOutputs {
 
 // Gradients of a scalar loss. Those left undefined are not computed. Parameters' gradients (A, D,
 // dt_bias) and dh0 are f32, the others have their input's dtype. All are overwritten, except
-// dA, dD and d_dt_bias, which are added to (parameters accumulate).
+// dA, dD and d_dt_bias, which are added to (parameters accumulate). dx, ddt and dz may each lie
+// exactly on x, dt, z or dy, and dh0 on dhT; nothing else may share memory with what is read or
+// with another gradient, which is checked of dx, ddt, dz, dB, dC and dh0.
 struct SelectiveScanGradients {
-  Tensor dx, ddt, dA, dB, dC, dD, d_dt_bias, dz, d_interval, dh0;
+  Tensor dx = {}, ddt = {}, dA = {}, dB = {}, dC = {}, dD = {}, d_dt_bias = {}, dz = {};
+  Tensor d_interval = {}, dh0 = {};
 };
 
 // Number of chunks that the layout's sequences have: Σ_s ceil(length(s) / kScanChunkRows).
 int64_t ScanChunks(const SequenceLayout& layout);
 
-// Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator.
+// Throw kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported for a
+// device without this operator.
 void SelectiveScan(const SelectiveScanInputs& inputs, const SelectiveScanOutputs& outputs);
 // chunk_states: as the forward left them. dy: [rows, D], the activation dtype. dhT: f32
 // [sequences, D, N(, 2)], or not given: 0.

@@ -31,7 +31,8 @@ Range Part(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-std::vector<ScanTile> Tiles(const SequenceLayout& layout) {
+// steps: whether tiles that are a row alone may be marked as steps.
+std::vector<ScanTile> Tiles(const SequenceLayout& layout, bool steps) {
   std::vector<ScanTile> tiles;
   tiles.reserve(static_cast<size_t>(ScanChunks(layout)));
   for (int64_t s = 0; s < layout.sequences(); ++s) {
@@ -42,7 +43,8 @@ std::vector<ScanTile> Tiles(const SequenceLayout& layout) {
                        .rows = rows,
                        .chunk = static_cast<int64_t>(tiles.size()),
                        .first = row == layout.begin(s),
-                       .last = row + rows == layout.end(s)});
+                       .last = row + rows == layout.end(s),
+                       .step = steps && layout.length(s) == 1});
     }
   }
   return tiles;
@@ -115,9 +117,10 @@ float* Floats(const Tensor& tensor) { return tensor.defined() ? tensor.data<floa
 // What forward and backward share: the problem as the kernels see it, with A's lane arrays.
 class Problem {
  public:
-  Problem(const SelectiveScanShape& shape, const SelectiveScanInputs& inputs)
-      : blocks_per_group_(CeilDivide(shape.channels / shape.groups, kScanBlock)),
-        rates_(LaneArrays(1, shape)) {
+  // A's lane arrays are not made where no tile needs them.
+  Problem(const SelectiveScanShape& shape, const SelectiveScanInputs& inputs, bool with_rates)
+      : blocks_per_group_(CeilDivide(shape.channels / shape.groups, kScanBlock)) {
+    if (with_rates) rates_ = LaneArrays(1, shape);
     problem_ = {.activation = inputs.x.dtype(),
                 .projection = inputs.B.dtype(),
                 .channels = shape.channels,
@@ -134,10 +137,12 @@ class Problem {
                 .dt_bias = Floats(inputs.dt_bias),
                 .interval = Floats(inputs.interval),
                 .h0 = Floats(inputs.h0),
+                .A = Floats(inputs.A),
                 .rates = Floats(rates_)};
+    if (!with_rates) return;
     const int64_t grain = CeilDivide(kThreadExponentials, kScanBlock * shape.components());
     ParallelFor(blocks(), grain, [&](int64_t begin, int64_t end, int) {
-      ScanRates({&problem_, Floats(inputs.A), Floats(rates_), begin, end});
+      ScanRates({&problem_, Floats(rates_), begin, end});
     });
   }
   Problem(const Problem&) = delete;
@@ -242,10 +247,13 @@ void SelectiveScan(const SelectiveScanShape& shape, const SelectiveScanInputs& i
                    const SelectiveScanOutputs& outputs) {
   CopyEmptySequences(inputs.layout, inputs.h0, outputs.hT);
   if (shape.rows == 0 || shape.channels == 0) return;
-  const Problem problem(shape, inputs);
-  const std::vector<ScanTile> tiles = Tiles(inputs.layout);
+  const std::vector<ScanTile> tiles =
+      Tiles(inputs.layout, !shape.is_complex && !outputs.chunk_states.defined());
+  const bool all_steps =
+      std::all_of(tiles.begin(), tiles.end(), [](const ScanTile& tile) { return tile.step; });
+  const Problem problem(shape, inputs, !all_steps);
   const Plan plan = MakePlan(shape, inputs.layout, tiles, problem.blocks());
-  const Tensor state = problem.LaneArrays(plan.groups(), shape);
+  const Tensor state = all_steps ? Tensor() : problem.LaneArrays(plan.groups(), shape);
   const int64_t scratch_size = ScanForwardScratch(shape.components(), shape.groups);
   const Tensor scratch = Tensor::Empty({plan.units(), scratch_size}, DType::kF32);
 
@@ -262,7 +270,7 @@ void SelectiveScan(const SelectiveScanShape& shape, const SelectiveScanInputs& i
                    .tile_count = range.length(),
                    .block_begin = blocks.begin,
                    .block_end = blocks.end,
-                   .state = Floats(state) + group * problem.lane_arrays(),
+                   .state = state ? Floats(state) + group * problem.lane_arrays() : nullptr,
                    .scratch = Floats(scratch) + unit * scratch_size});
     }
   });
@@ -279,9 +287,9 @@ void SelectiveScanBackward(const SelectiveScanShape& shape, const SelectiveScanI
     }
     return;
   }
-  const Problem problem(shape, inputs);
+  const Problem problem(shape, inputs, true);
   const ScanProblem& p = *problem.get();
-  const std::vector<ScanTile> tiles = Tiles(inputs.layout);
+  const std::vector<ScanTile> tiles = Tiles(inputs.layout, false);
   const Plan plan = MakePlan(shape, inputs.layout, tiles, problem.blocks());
 
   const Tensor state = problem.LaneArrays(plan.groups(), shape);

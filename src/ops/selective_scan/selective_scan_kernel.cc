@@ -5,6 +5,9 @@
 // channel alone (softplus, dt'·x), the recurrence for a few states at a time with everything in
 // registers, then skip connection and gate. The backward does the same, but the recurrence also
 // leaves decays and states in the cache, for a second sweep backwards in time.
+//
+// One row alone (decoding) would spend its time on bringing the states into that order and back, so
+// there a vector holds the states of one channel.
 #include "adder/ops/selective_scan/selective_scan_kernel.h"
 
 #include "adder/backend/cpu/simd.h"
@@ -51,19 +54,6 @@ ADDER_SIMD void ForEachVector(const ScanProblem& p, int64_t block_begin, int64_t
   }
 }
 
-// The first `count` lanes, 1 to kLanes; masks cost, so they are for the ends only.
-template <class T>
-ADDER_SIMD F32 LoadSome(const T* from, int64_t count) {
-  return count == kLanes ? Load(from) : LoadPartial(from, count);
-}
-template <class T>
-ADDER_SIMD void StoreSome(F32 value, T* to, int64_t count) {
-  if (count == kLanes) {
-    Store(value, to);
-  } else {
-    StorePartial(value, to, count);
-  }
-}
 // ---- Lane arrays --------------------------------------------------------------------------------
 
 // Channels' rows of M components, dense, to a lane array.
@@ -72,7 +62,7 @@ void LoadLaneArray(const float* from, int64_t components, int64_t channels, floa
     const int64_t width = components - m < kLanes ? components - m : kLanes;
     F32 v[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
-      v[i] = i < channels ? LoadSome(from + i * components + m, width) : Zero();
+      v[i] = i < channels ? LoadLanes(from + i * components + m, width) : Zero();
     }
     Transpose(v);
     for (int64_t i = 0; i < width; ++i) Store(v[i], to + (m + i) * kScanBlock);
@@ -88,7 +78,7 @@ void StoreLaneArray(const float* from, int64_t components, int64_t channels, flo
     }
     Transpose(v);
     for (int64_t i = 0; i < channels; ++i) {
-      StoreSome(v[i], to + i * components + m, width);
+      StoreLanes(v[i], to + i * components + m, width);
     }
   }
 }
@@ -104,7 +94,7 @@ ADDER_SIMD T* At(const ScanRows& rows, int64_t row, int64_t column) {
   return static_cast<T*>(rows.data) + row * rows.stride + column;
 }
 ADDER_SIMD F32 LoadOptional(const float* from, const Channels& c) {
-  return from != nullptr ? LoadSome(from + c.begin, c.count) : Zero();
+  return from != nullptr ? LoadLanes(from + c.begin, c.count) : Zero();
 }
 
 // Memory is read a tile's rows deep and one vector wide, which no hardware prefetcher follows: the
@@ -136,7 +126,7 @@ ADDER_SIMD void ConvertRows(const ScanRows& from, const ScanTile& tile, int64_t 
     const T* row = At<T>(from, tile.row + t, 0);
     for (int64_t i = 0; i < width; i += kLanes) {
       const int64_t n = width - i < kLanes ? width - i : kLanes;
-      StoreSome(LoadSome(row + i, n), to + t * width + i, n);
+      StoreLanes(LoadLanes(row + i, n), to + t * width + i, n);
     }
   }
 }
@@ -171,7 +161,7 @@ struct Step {
 template <class T>
 ADDER_SIMD Step StepOfRow(const ScanProblem& p, int64_t row, const Channels& c, F32 bias) {
   const ValueAndSlope softplus =
-      SoftplusWithSlope(LoadSome(At<T>(p.dt, row, c.begin), c.count) + bias);
+      SoftplusWithSlope(LoadLanes(At<T>(p.dt, row, c.begin), c.count) + bias);
   return {softplus.value, softplus.slope,
           p.interval != nullptr ? softplus.value * p.interval[row] : softplus.value};
 }
@@ -340,7 +330,7 @@ void ForwardTile(const ScanForwardArguments& a, const ScanTile& tile) {
       PrefetchNext<T>(p.dt, row, tile.rows, c);
       if (gate) PrefetchNext<T>(p.z, row, tile.rows, c);
       PrefetchForWriting<T>(a.y, row, c);
-      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
+      const F32 x = LoadLanes(At<T>(p.x, row, c.begin), c.count);
       const F32 step = StepOfRow<T>(p, row, c, bias).step;
       Store(step, r.step + t * kScanBlock);
       Store(step * x, r.input + t * kScanBlock);
@@ -353,16 +343,97 @@ void ForwardTile(const ScanForwardArguments& a, const ScanTile& tile) {
 
     const F32 skip = LoadOptional(p.D, c);
     for (int64_t t = 0; t < tile.rows; ++t) {
-      const F32 x = LoadSome(At<T>(p.x, tile.row + t, c.begin), c.count);
+      const F32 x = LoadLanes(At<T>(p.x, tile.row + t, c.begin), c.count);
       F32 y = MulAdd(skip, x, Load(r.sum + t * kScanBlock));
-      if (gate) y = y * Silu(LoadSome(At<T>(p.z, tile.row + t, c.begin), c.count));
-      StoreSome(y, At<T>(a.y, tile.row + t, c.begin), c.count);
+      if (gate) y = y * Silu(LoadLanes(At<T>(p.z, tile.row + t, c.begin), c.count));
+      StoreLanes(y, At<T>(a.y, tile.row + t, c.begin), c.count);
     }
     if (tile.last && a.hT != nullptr) {
       StoreLaneArray(state, p.components, c.count,
                      a.hT + tile.sequence * state_size + c.begin * p.components);
     }
   });
+}
+
+// ---- One row ------------------------------------------------------------------------------------
+
+// Rows of a vector's channels, `components` floats each.
+struct ChannelStates {
+  const float* A;
+  const float* h0;  // null: 0
+  float* hT;        // may be null
+  int64_t components;
+};
+// Advances components [m, m + width) of channel i.
+ADDER_SIMD F32 Advance(const ChannelStates& s, int64_t i, int64_t m, int64_t width, float step,
+                       float input, F32 B) {
+  const int64_t at = i * s.components + m;
+  const F32 decay = Exp2(Set(step) * (LoadLanes(s.A + at, width) * (1 / kLn2)));
+  const F32 before = s.h0 != nullptr ? LoadLanes(s.h0 + at, width) : Zero();
+  const F32 h = MulAdd(decay, before, Set(input) * B);
+  if (s.hT != nullptr) StoreLanes(h, s.hT + at, width);
+  return h;
+}
+
+// A tile of one row that is all of its sequence. Sums are formed as in the recurrence, in the order
+// of the states, for which the new states are transposed.
+template <class T>
+void ForwardStep(const ScanForwardArguments& a, const ScanTile& tile) {
+  const ScanProblem& p = *a.problem;
+  const int64_t row = tile.row;
+  float* const projections = a.scratch;
+  const Projection B = ProjectionRows(p, p.B, tile, projections);
+  const Projection C = ProjectionRows(p, p.C, tile, projections + p.groups * p.components);
+  const int64_t sequence = tile.sequence * p.channels * p.components;
+
+  ForEachVector(p, a.block_begin, a.block_end, [&](const Channels& c) {
+    const F32 x = LoadLanes(At<T>(p.x, row, c.begin), c.count);
+    const F32 step = StepOfRow<T>(p, row, c, LoadOptional(p.dt_bias, c)).step;
+    float steps[kLanes], inputs[kLanes];
+    Store(step, steps);
+    Store(step * x, inputs);
+    const int64_t first = c.begin * p.components;
+    const ChannelStates states = {p.A + first, p.h0 != nullptr ? p.h0 + sequence + first : nullptr,
+                                  a.hT != nullptr ? a.hT + sequence + first : nullptr,
+                                  p.components};
+    const float* b = B.data + c.group * p.components;
+    const float* cc = C.data + c.group * p.components;
+    F32 sum = Zero();
+    for (int64_t m = 0; m < p.components; m += kLanes) {
+      const int64_t width = p.components - m < kLanes ? p.components - m : kLanes;
+      const F32 B_m = LoadLanes(b + m, width);
+      F32 h[kLanes];
+      if (c.count == kLanes && width == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          h[i] = Advance(states, i, m, kLanes, steps[i], inputs[i], B_m);
+        }
+      } else {
+        for (int i = 0; i < kLanes; ++i) {
+          h[i] = i < c.count ? Advance(states, i, m, width, steps[i], inputs[i], B_m) : Zero();
+        }
+      }
+      Transpose(h);
+      if (width == kLanes) {
+#pragma GCC unroll 16
+        for (int n = 0; n < kLanes; ++n) sum = MulAdd(h[n], Set(cc[m + n]), sum);
+      } else {
+        for (int n = 0; n < width; ++n) sum = MulAdd(h[n], Set(cc[m + n]), sum);
+      }
+    }
+    F32 y = MulAdd(LoadOptional(p.D, c), x, sum);
+    if (p.z.data != nullptr) y = y * Silu(LoadLanes(At<T>(p.z, row, c.begin), c.count));
+    StoreLanes(y, At<T>(a.y, row, c.begin), c.count);
+  });
+}
+
+template <class T>
+void Forward(const ScanForwardArguments& a, const ScanTile& tile) {
+  if (tile.step) {
+    ForwardStep<T>(a, tile);
+  } else {
+    ForwardTile<T>(a, tile);
+  }
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
@@ -623,14 +694,14 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
       PrefetchForWriting<T>(a.dx, row, c);
       PrefetchForWriting<T>(a.ddt, row, c);
       PrefetchForWriting<T>(a.dz, row, c);
-      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
+      const F32 x = LoadLanes(At<T>(p.x, row, c.begin), c.count);
       const Step step = StepOfRow<T>(p, row, c, bias);
       Store(step.softplus, r.softplus + t * kScanBlock);
       Store(step.slope, r.slope + t * kScanBlock);
       Store(step.step, r.step + t * kScanBlock);
       Store(step.step * x, r.input + t * kScanBlock);
-      F32 d_sum = LoadSome(At<T>(a.dy, row, c.begin), c.count);
-      if (gate) d_sum = d_sum * Silu(LoadSome(At<T>(p.z, row, c.begin), c.count));
+      F32 d_sum = LoadLanes(At<T>(a.dy, row, c.begin), c.count);
+      if (gate) d_sum = d_sum * Silu(LoadLanes(At<T>(p.z, row, c.begin), c.count));
       Store(d_sum, r.dy + t * kScanBlock);
       Store(Zero(), r.d_input + t * kScanBlock);
       Store(Zero(), r.d_step + t * kScanBlock);
@@ -653,7 +724,10 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
     F32 d_bias = Load(a.d_dt_bias + c.block * kScanBlock + c.lane);
     for (int64_t t = 0; t < tile.rows; ++t) {
       const int64_t row = tile.row + t;
-      const F32 x = LoadSome(At<T>(p.x, row, c.begin), c.count);
+      // All that is read, before anything is written over it.
+      const F32 x = LoadLanes(At<T>(p.x, row, c.begin), c.count);
+      const F32 z = sum ? LoadLanes(At<T>(p.z, row, c.begin), c.count) : Zero();
+      const F32 dy = sum ? LoadLanes(At<T>(a.dy, row, c.begin), c.count) : Zero();
       const F32 d_sum = Load(r.dy + t * kScanBlock);
       const F32 d_input = Load(r.d_input + t * kScanBlock);
       const F32 d_step = MulAdd(d_input, x, Load(r.d_step + t * kScanBlock));
@@ -661,19 +735,17 @@ void BackwardTile(const ScanBackwardArguments& a, const ScanTile& tile) {
       if (p.interval != nullptr) ddt = ddt * p.interval[row];
       d_bias = d_bias + ddt;
       dD = MulAdd(d_sum, x, dD);
-      if (a.ddt.data != nullptr) StoreSome(ddt, At<T>(a.ddt, row, c.begin), c.count);
+      if (a.ddt.data != nullptr) StoreLanes(ddt, At<T>(a.ddt, row, c.begin), c.count);
       if (a.dx.data != nullptr) {
         const F32 dx = MulAdd(d_input, Load(r.step + t * kScanBlock), d_sum * skip);
-        StoreSome(dx, At<T>(a.dx, row, c.begin), c.count);
+        StoreLanes(dx, At<T>(a.dx, row, c.begin), c.count);
       }
       if (a.d_interval != nullptr) {
         a.d_interval[row - a.tiles[0].row] += ReduceSum(d_step * Load(r.softplus + t * kScanBlock));
       }
       if (sum) {
         const F32 y = MulAdd(skip, x, Load(r.sum + t * kScanBlock));
-        const F32 slope = SiluWithSlope(LoadSome(At<T>(p.z, row, c.begin), c.count)).slope;
-        const F32 dy = LoadSome(At<T>(a.dy, row, c.begin), c.count);
-        StoreSome(dy * y * slope, At<T>(a.dz, row, c.begin), c.count);
+        StoreLanes(dy * y * SiluWithSlope(z).slope, At<T>(a.dz, row, c.begin), c.count);
       }
     }
     Store(dD, a.dD + c.block * kScanBlock + c.lane);
@@ -692,7 +764,7 @@ void ScanRates(const ScanRatesArguments& a) {
   const ScanProblem& p = *a.problem;
   ForEachVector(p, a.block_begin, a.block_end, [&](const Channels& c) {
     float* const rates = a.rates + c.block * p.components * kScanBlock + c.lane;
-    LoadLaneArray(a.A + c.begin * p.components, p.components, c.count, rates);
+    LoadLaneArray(p.A + c.begin * p.components, p.components, c.count, rates);
     for (int64_t m = 0; m < p.components; ++m) {
       const bool imaginary = p.is_complex && m % 2 == 1;
       float* const rate = rates + m * kScanBlock;
@@ -705,13 +777,13 @@ void ScanForward(const ScanForwardArguments& a) {
   for (int64_t i = 0; i < a.tile_count; ++i) {
     switch (a.problem->activation) {
       case DType::kBF16:
-        ForwardTile<BFloat16>(a, a.tiles[i]);
+        Forward<BFloat16>(a, a.tiles[i]);
         break;
       case DType::kF16:
-        ForwardTile<Half>(a, a.tiles[i]);
+        Forward<Half>(a, a.tiles[i]);
         break;
       default:
-        ForwardTile<float>(a, a.tiles[i]);
+        Forward<float>(a, a.tiles[i]);
     }
   }
 }

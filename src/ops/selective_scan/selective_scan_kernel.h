@@ -4,7 +4,7 @@
 // chunks do, and into blocks of kScanBlock channels of one group. A kernel call takes some tiles,
 // in the order of time, and some blocks; tiles are the outer loop, so that a tile's rows are still
 // in the cache when the next block of channels needs them, and the state passes from a tile to the
-// next through `state`.
+// next through `state`. Tiles of one row have a way of their own, see ScanTile::step.
 //
 // A "lane array" of M components for a block is f32 [M][kScanBlock]: lanes are channels. M is N for
 // real states and 2·N for complex ones, re and im of a state next to each other. Lanes past the
@@ -30,6 +30,9 @@ struct ScanTile {
   int64_t chunk;  // number of its entry in chunk_states
   bool first;     // of its sequence
   bool last;
+  // All of its sequence, one row (decoding), of real states, of which only y and hT are asked for:
+  // these are advanced where they lie, with states for lanes, to the same bits.
+  bool step;
 };
 
 // A [rows, columns] matrix of the activation's or the projection's type; null: not given.
@@ -52,14 +55,15 @@ struct ScanProblem {
   const float* dt_bias;
   const float* interval;
   const float* h0;
-  const float* rates;  // a lane array a block, as ScanRates makes it
+  const float* A;
+  const float*
+      rates;  // a lane array a block, as ScanRates makes it; null where all tiles are steps
 };
 
 // Turns A into the factors of dt' that the exponentials take: A · log₂ e for 2^x, and for the
 // imaginary parts A · 2/π for an angle in quarter turns.
 struct ScanRatesArguments {
   const ScanProblem* problem;
-  const float* A;
   float* rates;
   int64_t block_begin, block_end;
 };

@@ -156,6 +156,7 @@ void SelectiveScanBackward(const SelectiveScanInputs& inputs, const Tensor& dy, 
       for (int64_t i = length - 1; i >= 0; --i) {
         const int64_t t = begin + i;
         const double dt = channel.step(t);
+        const double raw = channel.raw_step(t);
         const double x = At(inputs.x, t, d);
         double dy_ungated = At(dy, t, d);
         if (inputs.z) {
@@ -195,7 +196,6 @@ void SelectiveScanBackward(const SelectiveScanInputs& inputs, const Tensor& dy, 
                      GetState(gradients.dA, channel.state(n), shape.is_complex) + d_exponent * dt);
           }
         }
-        const double raw = channel.raw_step(t);
         const double ddt = d_step * channel.interval(t) * Sigmoid(raw);
         if (gradients.dx) At(gradients.dx, t, d) = dx;
         if (gradients.ddt) At(gradients.ddt, t, d) = ddt;
