@@ -60,7 +60,9 @@ void CompareForward(const Problem& p, DType dtype, DType y_dtype, bool with_bias
   Linear(x, W, AsType(DType::kF32, bias), y);
   EXPECT_TRUE(Near(y, expected, Tolerance(y_dtype)))
       << x.ToString() << " " << W.ToString() << " bias " << with_bias << " strided " << strided;
-  if (strided) EXPECT_TRUE(test::GapsUntouched(y)) << x.ToString() << " " << W.ToString();
+  if (strided) {
+    EXPECT_TRUE(test::GapsUntouched(y)) << x.ToString() << " " << W.ToString();
+  }
 }
 
 TEST(LinearTest, ReferenceGradients) {
@@ -263,7 +265,9 @@ TEST(LinearTest, BackwardAgreesWithTheReference) {
           EXPECT_TRUE(Near(run.dx, expected.dx, Tolerance(x.dtype()))) << "dx of " << x.ToString();
           EXPECT_TRUE(Near(run.dW, expected.dW, 5e-6)) << "dW of " << x.ToString();
           EXPECT_TRUE(Near(run.dbias, expected.dbias, 5e-6)) << "dbias of " << x.ToString();
-          if (strided) EXPECT_TRUE(test::GapsUntouched(run.dx)) << "dx of " << x.ToString();
+          if (strided) {
+            EXPECT_TRUE(test::GapsUntouched(run.dx)) << "dx of " << x.ToString();
+          }
         });
       }
     }
