@@ -229,6 +229,15 @@ ADDER_SIMD F32 LoadLanes(const T* from, int64_t n) {
   return n == kLanes ? Load(from) : LoadPartial(from, n);
 }
 
+// One element.
+ADDER_SIMD float LoadScalar(const float* from) { return *from; }
+ADDER_SIMD float LoadScalar(const BFloat16* from) {
+  return BitCast<float>(static_cast<uint32_t>(from->bits) << 16);
+}
+ADDER_SIMD float LoadScalar(const Half* from) {
+  return FromHalfBits(static_cast<uint16_t>(from->bits) + U16{})[0];
+}
+
 // ---- Stores -------------------------------------------------------------------------------------
 // kLanes elements to memory of any alignment, rounded to nearest even.
 ADDER_SIMD void Store(F32 value, float* to) { __builtin_memcpy(to, &value, sizeof(value)); }

@@ -46,7 +46,7 @@ std::vector<double> BestTimes(const std::vector<std::function<void()>>& works) {
   double spent = 0;
   for (int round = 0; round < 2 || spent < 2; ++round) {
     for (size_t i = 0; i < works.size(); ++i) {
-      const double seconds = bench::Seconds(works[i]);
+      const double seconds = SecondsOf(works[i]);
       best[i] = std::min(best[i], seconds);
       spent += seconds;
     }
