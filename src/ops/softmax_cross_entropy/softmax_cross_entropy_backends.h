@@ -11,13 +11,7 @@ namespace adder {
 // Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and
 // W may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and
 // gradients of parameters.
-// Throw kInvalidArgument unless all tensors agree. `activations`, `weights`: dtypes that hidden and
-// W may have; `operands`: dtypes that both may have; `sums`: the dtype of losses, biases and
-// gradients of parameters.
 void CheckSoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss,
-                              std::initializer_list<DType> activations,
-                              std::initializer_list<DType> weights, DType sums);
-void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                               std::initializer_list<DType> activations,
                               std::initializer_list<DType> weights, DType sums);
 void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
