@@ -14,7 +14,6 @@ namespace {
 using test::CheckedLeaf;
 using test::ErrorOf;
 using test::ExpectLeafGradients;
-using test::Near;
 using test::RandomLeaf;
 using test::RandomNormal;
 using test::RandomParameter;

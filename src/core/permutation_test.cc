@@ -41,7 +41,7 @@ TEST(PermutationTest, LooksRandom) {
   }
   // 1000 expected, with a standard deviation of 29: six of them.
   for (const auto& row : counts) {
-    for (const int count : row) EXPECT_NEAR(count, kStreams / kSize, 173);
+    for (const int count : row) EXPECT_NEAR(count, double{kStreams} / kSize, 173);
   }
   const Permutation permutation(10000, 3, 4);
   double sum = 0.0;

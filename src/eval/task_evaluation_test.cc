@@ -76,16 +76,16 @@ LogLikelihood Read(const LanguageModel& model, const std::string& text, size_t c
   State state;
   LogLikelihood result = {0.0, true};
   for (size_t i = 0; i + 1 < text.size(); ++i) {
-    const int32_t token = text[i];
+    const int32_t token = static_cast<unsigned char>(text[i]);
     const Tensor logits = model.Logits(model.Forward(
         Tensor::From<int32_t>({1}, std::span(&token, 1)), SequenceLayout::Single(1), &state));
     if (i + 1 + count < text.size()) continue;
     const std::span<const float> row(logits.data<float>(), kVocabulary);
     double sum = 0.0;
     for (const float logit : row) sum += std::exp(static_cast<double>(logit));
-    const auto next = static_cast<size_t>(text[i + 1]);
+    const auto next = static_cast<unsigned char>(text[i + 1]);
     result.nats += static_cast<double>(row[next]) - std::log(sum);
-    result.greedy &= std::max_element(row.begin(), row.end()) - row.begin() == text[i + 1];
+    result.greedy &= std::max_element(row.begin(), row.end()) - row.begin() == next;
   }
   return result;
 }

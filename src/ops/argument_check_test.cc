@@ -12,7 +12,6 @@ namespace adder {
 namespace {
 
 using test::ErrorOf;
-using testing::HasSubstr;
 using testing::StrEq;
 
 const ArgumentCheck kCheck("norm", Device{});

@@ -31,8 +31,8 @@ struct Pair {
   int32_t left;
   int32_t right;
 
-  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison with 0 for a
-  // pointer's
+  // clang-tidy 14 takes the comparison with 0 for a pointer's.
+  // NOLINTNEXTLINE(modernize-use-nullptr)
   friend auto operator<=>(const Pair&, const Pair&) = default;
 };
 

@@ -28,7 +28,7 @@ constexpr uint64_t kV4Leaf7Ebx = Bits({16, 17, 28, 30, 31});
 constexpr uint64_t kV4Xcr0 = Bits({5, 6, 7});
 // -mavx512vnni -mavx512bf16
 constexpr uint64_t kVnniLeaf7Ecx = Bits({11});
-constexpr uint64_t kBf16Leaf7_1Eax = Bits({5});
+constexpr uint64_t kBf16Leaf71Eax = Bits({5});
 
 }  // namespace
 
@@ -67,7 +67,7 @@ bool Supports(const X86Features& f, InstructionSet set) {
     case InstructionSet::kX86V4:
       return v4;
     case InstructionSet::kX86V4Bf16:
-      return v4 && HasAll(f.leaf7_ecx, kVnniLeaf7Ecx) && HasAll(f.leaf7_1_eax, kBf16Leaf7_1Eax);
+      return v4 && HasAll(f.leaf7_ecx, kVnniLeaf7Ecx) && HasAll(f.leaf7_1_eax, kBf16Leaf71Eax);
   }
   return false;
 }
