@@ -28,6 +28,7 @@ Variable Ssd(Tape* tape, const SsdVariables& variables, const SsdParameters& par
                          .C = variables.C.value(),
                          .D = Compute(parameters.D),
                          .dt_bias = Compute(parameters.dt_bias),
+                         .interval = {},
                          .h0 = Value(h),
                          .layout = layout,
                          .head_dim = options.head_dim,
@@ -84,6 +85,7 @@ Variable Ssd(Tape* tape, const SsdVariables& variables, const SsdParameters& par
                  .dC = to_C.target(),
                  .dD = dD,
                  .d_dt_bias = d_dt_bias,
+                 .d_interval = {},
                  .dh0 = to_h0.target()});
     for (const Contribution* each : {&to_x, &to_dt, &to_B, &to_C, &to_h0}) each->Add();
     if (dA.defined()) AddProduct(dA_log, dA, inputs.A);

@@ -13,6 +13,7 @@ namespace adder {
 
 void AddBenchRoofs(CLI::App& bench);
 void AddBenchScan(CLI::App& bench);
+void AddBenchContext(CLI::App& bench);
 void AddBenchOps(CLI::App& bench);
 void AddBenchGenerate(CLI::App& bench);
 void AddBenchTokenize(CLI::App& bench);

@@ -116,6 +116,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchRoofs(*bench);
   AddBenchScan(*bench);
   AddBenchOps(*bench);
+  AddBenchContext(*bench);
   AddBenchGenerate(*bench);
   AddBenchTokenize(*bench);
   AddBenchTrainStep(*bench);

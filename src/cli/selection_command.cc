@@ -37,14 +37,14 @@ void Run(const Options& options) {
                 fmt::format("the prompt has {} tokens, a picture of {} layers shows at most {}",
                             rows, model->n_layer(), kMaxCells / model->n_layer()));
   }
-  if (model->config().is_transformer()) {
+  SelectionTrace trace;
+  model->Forward(Tensor::From<int32_t>({rows}, tokens), SequenceLayout::Single(rows), nullptr,
+                 &trace);
+  if (trace.step.empty()) {
     throw Error(
         ErrorCode::kUnsupported,
         fmt::format("{}: a Transformer has no steps and decays to show", options.model.directory));
   }
-  SelectionTrace trace;
-  model->Forward(Tensor::From<int32_t>({rows}, tokens), SequenceLayout::Single(rows), nullptr,
-                 &trace);
   std::filesystem::path directory = std::filesystem::absolute(options.model.directory);
   if (!directory.has_filename()) directory = directory.parent_path();  // "model/"
   const std::string title = fmt::format("What {} keeps and forgets", directory.filename().string());

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adder/core/error.h"
@@ -113,13 +114,17 @@ void TokenCorpus::Build(const std::filesystem::path& path, uint64_t key, const B
 }
 
 TokenCorpus TokenCorpus::Open(const std::filesystem::path& path) {
-  TokenCorpus corpus;
-  corpus.path_ = path;
-  corpus.file_ = MappedFile::Open(path);
-  const std::span<const std::byte> bytes = corpus.file_->bytes();
+  std::shared_ptr<const MappedFile> file = MappedFile::Open(path);
+  TokenCorpus corpus = Parse(file->bytes(), path.string());
+  corpus.file_ = std::move(file);
+  return corpus;
+}
+
+TokenCorpus TokenCorpus::Parse(std::span<const std::byte> bytes, std::string source) {
   const auto fail = [&](std::string_view what) {
-    throw Error(ErrorCode::kCorrupt, fmt::format("{}: no file of tokens: {}", path.string(), what));
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: no file of tokens: {}", source, what));
   };
+  TokenCorpus corpus;
   Header header;
   Footer footer;
   if (bytes.size() < sizeof(header) + sizeof(footer)) fail("too short");
@@ -153,6 +158,7 @@ TokenCorpus TokenCorpus::Open(const std::filesystem::path& path) {
     has_target = has_target || corpus.begins_[i] - corpus.begins_[i - 1] >= 2;
   }
   if (!sorted || !has_target) fail("its documents");
+  corpus.source_ = std::move(source);
   corpus.data_ = bytes.data() + sizeof(header);
   corpus.token_bytes_ = header.token_bytes;
   corpus.key_ = header.key;
@@ -168,7 +174,7 @@ void TokenCorpus::Read(int64_t position, std::span<int32_t> tokens) const {
     std::memcpy(&token, from + i * token_bytes_, token_bytes_);
     if (token >= static_cast<uint64_t>(vocab_size_)) {
       throw Error(ErrorCode::kCorrupt,
-                  fmt::format("{}: token {} at {}, expected one below {}", path_.string(), token,
+                  fmt::format("{}: token {} at {}, expected one below {}", source_, token,
                               position + static_cast<int64_t>(i), vocab_size_));
     }
     tokens[i] = static_cast<int32_t>(token);

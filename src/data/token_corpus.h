@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "adder/data/byte_corpus.h"
 #include "adder/data/training_corpus.h"
@@ -32,6 +33,8 @@ class TokenCorpus : public TrainingCorpus {
                     const Tokenizer& tokenizer, const BuildOptions& options);
   // Maps such a file. Throws kNotFound, kIo; kCorrupt for a file that is none or not whole.
   static TokenCorpus Open(const std::filesystem::path& path);
+  // The same of such a file's bytes, which must live as long; `source` names them in errors.
+  static TokenCorpus Parse(std::span<const std::byte> bytes, std::string source);
 
   uint64_t key() const { return key_; }
   // Bytes of the text that was tokenized.
@@ -45,10 +48,10 @@ class TokenCorpus : public TrainingCorpus {
  private:
   TokenCorpus() = default;
 
-  std::filesystem::path path_;
-  std::shared_ptr<const MappedFile> file_;
-  const std::byte* data_ = nullptr;  // the tokens
-  size_t token_bytes_ = 0;           // 2 or 4
+  std::string source_;
+  std::shared_ptr<const MappedFile> file_;  // that the bytes are of, if any
+  const std::byte* data_ = nullptr;         // the tokens
+  size_t token_bytes_ = 0;                  // 2 or 4
   uint64_t key_ = 0;
   int64_t vocab_size_ = 0;
   int64_t text_bytes_ = 0;

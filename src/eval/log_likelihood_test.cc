@@ -140,7 +140,8 @@ TEST_P(LogLikelihoodOf, AModelIsThatOfEachRequest) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LogLikelihoodOf,
-                         testing::Values("mamba-tied", "falcon-mamba", "gpt-neox", "llama"),
+                         testing::Values("mamba-tied", "mamba2-g1", "mamba2-g2", "falcon-mamba",
+                                         "gpt-neox", "llama"),
                          [](const auto& model) {
                            std::string name = model.param;
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -568,6 +568,35 @@ TEST(BlockLanguageModelTest, SelectionTraceShowsStepAndDecayOfEveryLayer) {
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(recorded.step[i], trace.step[i]));
 }
 
+TEST(BlockLanguageModelTest, SelectionTraceShowsTheHeadsOfMamba2) {
+  ModelConfig config = SmallConfig();
+  config.architecture = Architecture::kMamba2;
+  config.head_dim = 16;
+  config.d_inner = 96;
+  config.dt_limit_max = 0.05;
+  const auto model = SmallModel(DType::kF32, config);
+  model->PrepareTraining();
+  // Without a projection the step is the bias's alone, as far as the limit lets it.
+  for (Parameter& p : model->parameters()) {
+    if (p.name.ends_with("layers.2.mixer.in_proj.weight")) p.value.SetZero();
+  }
+  model->ParametersChanged();
+  SelectionTrace trace;
+  model->Forward(RandomTokens(5, model->vocab_size(), 18), SequenceLayout::Single(5), nullptr,
+                 &trace);
+  ASSERT_EQ(trace.step.size(), 3u);
+  ASSERT_EQ(trace.decay[2].shape(), Shape({5, 6}));
+  const Tensor bias = Find(*model, "backbone.layers.2.mixer.dt_bias").value;
+  const Tensor A_log = Find(*model, "backbone.layers.2.mixer.A_log").value;
+  for (int64_t h = 0; h < 6; ++h) {
+    const double softplus = std::log1p(std::exp(static_cast<double>(bias.data<float>()[h])));
+    const double step = std::min(softplus, 0.05);
+    const double A = -std::exp(static_cast<double>(A_log.data<float>()[h]));
+    EXPECT_NEAR(trace.step[2].data<float>()[4 * 6 + h], step, 1e-6);
+    EXPECT_NEAR(trace.decay[2].data<float>()[4 * 6 + h], std::exp(step * A), 1e-6);
+  }
+}
+
 TEST(BlockLanguageModelTest, NoRowsAtAll) {
   const auto model = SmallModel();
   model->PrepareTraining();

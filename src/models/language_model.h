@@ -12,17 +12,9 @@
 #include "adder/core/sequence_layout.h"
 #include "adder/core/state.h"
 #include "adder/core/tensor.h"
+#include "adder/models/selection_trace.h"
 
 namespace adder {
-
-// What the model is asked to show of its inside while it runs (see `adder selection`).
-struct SelectionTrace {
-  // Per layer with a selective SSM, f32 [rows, d_inner] (Mamba-2: [rows, heads]): the step
-  // dt' = softplus(dt + dt_bias).
-  std::vector<Tensor> step;
-  // Of the same shapes: the mean over the states of the decay exp(dt'·A).
-  std::vector<Tensor> decay;
-};
 
 // What the sequences of a forward remember, as variables: State's entries and positions.
 struct Memory {

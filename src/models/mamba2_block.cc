@@ -47,9 +47,14 @@ Variable Mamba2Block::Forward(const BlockContext& context, const Variable& x, Va
   const Variable vBC =
       CausalConv1d(tape, zwdt.Columns(c.d_inner, channels), *conv_weight_, conv_bias_,
                    context.layout, ConvActivation::kSilu, window, context.update);
+  const Variable dt = zwdt.Columns(c.d_inner + channels, c.n_ssm_head());
+  if (context.trace != nullptr) {
+    context.trace->Append(dt.value(), dt_bias_->compute, A_log_->compute, c.dt_limit_min,
+                          c.dt_limit_max);
+  }
   const Variable y = Ssd(tape,
                          {.x = vBC.Columns(0, c.d_inner),
-                          .dt = zwdt.Columns(c.d_inner + channels, c.n_ssm_head()),
+                          .dt = dt,
                           .B = vBC.Columns(c.d_inner, projection),
                           .C = vBC.Columns(c.d_inner + projection, projection)},
                          {.A_log = A_log_, .D = D_, .dt_bias = dt_bias_}, context.layout,

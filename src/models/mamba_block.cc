@@ -1,40 +1,7 @@
-// The block's forward, and what a SelectionTrace shows of its scan.
+// The Mamba block's forward.
 #include "adder/models/mamba_block.h"
 
-#include <cmath>
-
-#include "adder/backend/cpu/parallel.h"
-
 namespace adder {
-namespace {
-
-// Appends a layer to the trace: the step dt' = softplus(dt + dt_bias), and the mean over the
-// states of exp(dt'·A).
-void TraceSelection(const Tensor& dt_any, const Tensor& dt_bias, const Tensor& A,
-                    SelectionTrace* trace) {
-  const Tensor dt = dt_any.To(DType::kF32);
-  const int64_t rows = dt.dim(0);
-  const int64_t D = A.dim(0);
-  const int64_t N = A.dim(1);
-  const Tensor step = Tensor::Empty({rows, D}, DType::kF32);
-  const Tensor decay = Tensor::Empty({rows, D}, DType::kF32);
-  cpu::ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      for (int64_t d = 0; d < D; ++d) {
-        const float v = dt.data<float>()[t * dt.stride(0) + d] + dt_bias.data<float>()[d];
-        const float softplus = v > 20.0f ? v : std::log1p(std::exp(v));
-        float sum = 0;
-        for (int64_t n = 0; n < N; ++n) sum += std::exp(softplus * A.data<float>()[d * N + n]);
-        step.data<float>()[t * D + d] = softplus;
-        decay.data<float>()[t * D + d] = sum / static_cast<float>(N);
-      }
-    }
-  });
-  trace->step.push_back(step);
-  trace->decay.push_back(decay);
-}
-
-}  // namespace
 
 MambaBlock::MambaBlock(ParameterList& list, const std::string& prefix, const ModelConfig& config,
                        DType compute_dtype)
@@ -83,7 +50,7 @@ Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Var
   // The bias goes to the scan, which adds it in f32.
   const Variable dt = Linear(tape, part(0, dt_rank_), *dt_proj_weight_);
   if (context.trace != nullptr) {
-    TraceSelection(dt.value(), dt_proj_bias_->compute, A_log_->compute, context.trace);
+    context.trace->Append(dt.value(), dt_proj_bias_->compute, A_log_->compute);
   }
   const Variable y = SelectiveScan(tape,
                                    {.x = v,

@@ -50,6 +50,7 @@ SsdShape CheckInputs(const ArgumentCheck& check, const SsdInputs& inputs,
   check.Dense(inputs.A, "A", {parameters}, {shape.heads});
   check.OptionalDense(inputs.D, "D", {parameters}, {shape.heads});
   check.OptionalDense(inputs.dt_bias, "dt_bias", {parameters}, {shape.heads});
+  check.OptionalDense(inputs.interval, "interval", {parameters}, {shape.rows});
   check.OptionalDense(inputs.h0, "h0", {parameters}, shape.StateShape(shape.sequences));
   return shape;
 }
@@ -82,6 +83,7 @@ SsdShape CheckSsdBackward(const SsdInputs& inputs, const Tensor& dy, const Tenso
   check.OptionalDense(gradients.dA, "dA", {parameters}, {shape.heads});
   check.OptionalDense(gradients.dD, "dD", {parameters}, {shape.heads});
   check.OptionalDense(gradients.d_dt_bias, "d_dt_bias", {parameters}, {shape.heads});
+  check.OptionalDense(gradients.d_interval, "d_interval", {parameters}, {shape.rows});
   check.OptionalDense(gradients.dh0, "dh0", {parameters}, shape.StateShape(shape.sequences));
   return shape;
 }

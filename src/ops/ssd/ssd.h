@@ -3,7 +3,7 @@
 //
 // For each sequence s, row t, head h of P channels p, state n (g is the group of head h):
 //
-//     dt' = clamp(softplus(dt[t,h] + dt_bias[h]), dt_min, dt_max)
+//     dt' = clamp(softplus(dt[t,h] + dt_bias[h]), dt_min, dt_max) · interval[t]
 //     h   = exp(dt' · A[h]) · h + dt' · B[t,g,n] · x[t,h,p]
 //     y   = Σ_n C[t,g,n] · h + D[h] · x[t,h,p]
 //
@@ -35,6 +35,7 @@ struct SsdInputs {
   Tensor C;               // [rows, G·N]
   Tensor D;               // [H], or not given: no skip connection
   Tensor dt_bias;         // [H], or not given: 0
+  Tensor interval;        // [rows] ≥ 0, time since the previous sample, or not given: 1
   Tensor h0;              // [sequences, H, P, N], or not given: 0
   SequenceLayout layout;  // of the rows
   int64_t head_dim = 1;   // P
@@ -51,11 +52,12 @@ struct SsdOutputs {
                         // sequence after sequence; what the backward needs
 };
 
-// Gradients of a scalar loss. Those left undefined are not computed. dA, dD, d_dt_bias and dh0 are
-// f32, the others have the activation dtype. All are overwritten, except dA, dD and d_dt_bias,
-// which are added to. Where dt' is at a limit that it would exceed, no gradient flows to dt.
+// Gradients of a scalar loss. Those left undefined are not computed. dA, dD, d_dt_bias, d_interval
+// and dh0 are f32, the others have the activation dtype. All are overwritten, except dA, dD and
+// d_dt_bias, which are added to. Where dt' is at a limit that it would exceed, no gradient flows to
+// dt.
 struct SsdGradients {
-  Tensor dx, ddt, dA, dB, dC, dD, d_dt_bias, dh0;
+  Tensor dx, ddt, dA, dB, dC, dD, d_dt_bias, d_interval, dh0;
 };
 
 // Number of chunks that the layout's sequences have: Σ_s ceil(length(s) / kSsdChunkRows).

@@ -24,7 +24,7 @@ struct SsdShape {
 };
 
 // Throw kInvalidArgument unless all tensors agree. `activations`: dtypes that x may have;
-// `parameters`: the dtype of A, D, dt_bias, states and their gradients.
+// `parameters`: the dtype of A, D, dt_bias, interval, states and their gradients.
 SsdShape CheckSsd(const SsdInputs& inputs, const SsdOutputs& outputs,
                   std::initializer_list<DType> activations, DType parameters);
 // The same but for chunk_states, which the reference doesn't take.

@@ -1,6 +1,6 @@
 // ssd on the CPU: sequences and heads are shared between threads; rows of a sequence follow each
-// other. A head's results do not depend on how heads are shared out, but sums over heads (of dB and
-// dC) would: in the backward heads are cut into parts by their number alone.
+// other. A head's results do not depend on how heads are shared out, but sums over heads (of dB, dC
+// and d_interval) would: in the backward heads are cut into parts by their number alone.
 #include <algorithm>
 #include <vector>
 
@@ -42,6 +42,7 @@ SsdProblem Describe(const SsdShape& shape, const SsdInputs& inputs) {
   problem.A = Data(inputs.A);
   problem.D = Data(inputs.D);
   problem.dt_bias = Data(inputs.dt_bias);
+  problem.interval = Data(inputs.interval);
   problem.dt_min = static_cast<float>(inputs.dt_min);
   problem.dt_max = static_cast<float>(inputs.dt_max);
   return problem;
@@ -172,13 +173,17 @@ void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& c
   const std::vector<SsdPart> parts = Parts(shape, inputs.layout, group_parts);
   const Tensor dB = Tensor::Empty({group_parts, shape.rows, shape.projection()}, DType::kF32);
   const Tensor dC = Tensor::Empty(dB.shape(), DType::kF32);
+  const int64_t sequence_parts = shape.groups * group_parts;
+  const Tensor d_interval =
+      Tensor::Zeros({gradients.d_interval ? sequence_parts : 0, shape.rows, 1}, DType::kF32);
   const Tensor dA = Tensor::Zeros({shape.sequences, shape.heads}, DType::kF64);
   const Tensor dD = Tensor::Zeros(dA.shape(), DType::kF64);
   const Tensor d_dt_bias = Tensor::Zeros(dA.shape(), DType::kF64);
   RunParts(shape, parts, [&](const SsdPart& part) {
     const Tensor scratch =
         Scratch(SsdBackwardScratch(part.head_end - part.head_begin, shape.head_dim, shape.states));
-    const int64_t number = (&part - parts.data()) % group_parts;
+    const int64_t sequence_part = (&part - parts.data()) % sequence_parts;
+    const int64_t number = sequence_part % group_parts;
     SsdBackwardArguments arguments;
     arguments.problem = &problem;
     arguments.part = part;
@@ -190,6 +195,9 @@ void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& c
     arguments.dh0 = Data(gradients.dh0);
     arguments.dB = dB.data<float>() + number * shape.rows * shape.projection();
     arguments.dC = dC.data<float>() + number * shape.rows * shape.projection();
+    if (gradients.d_interval) {
+      arguments.d_interval = d_interval.data<float>() + sequence_part * shape.rows;
+    }
     arguments.dA = dA.data<double>() + part.sequence * shape.heads;
     arguments.dD = dD.data<double>() + part.sequence * shape.heads;
     arguments.d_dt_bias = d_dt_bias.data<double>() + part.sequence * shape.heads;
@@ -198,6 +206,7 @@ void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& c
   });
   AddParts(dB, gradients.dB);
   AddParts(dC, gradients.dC);
+  if (gradients.d_interval) AddParts(d_interval, gradients.d_interval.Reshape({shape.rows, 1}));
   AddSums(dA, gradients.dA);
   AddSums(dD, gradients.dD);
   AddSums(d_dt_bias, gradients.d_dt_bias);

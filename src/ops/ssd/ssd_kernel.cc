@@ -44,7 +44,7 @@ ADDER_SIMD void StoreAny(float value, const SsdRows& rows, DType dtype, int64_t 
   }
 }
 
-// softplus, limited, and its derivative, 0 where the limits act. NaN stays NaN.
+// softplus, limited, and its derivative, 0 where the limits act. NaN stays NaN. Without interval.
 ADDER_SIMD ValueAndSlope LimitedSoftplus(const SsdProblem& p, F32 raw) {
   const ValueAndSlope softplus = SoftplusWithSlope(raw);
   const F32 least = Set(p.dt_min);
@@ -57,6 +57,7 @@ ADDER_SIMD ValueAndSlope LimitedSoftplus(const SsdProblem& p, F32 raw) {
 struct Steps {
   float step[kRows];        // dt'
   float slope[kRows];       // its derivative with respect to dt
+  float softplus[kRows];    // limited: its derivative with respect to interval
   double sum[kRows];        // of dt'·A up to this row, times log₂ e
   float from_start[kRows];  // 2^sum
   float to_end[kRows];      // 2^(the last row's sum - sum)
@@ -64,14 +65,18 @@ struct Steps {
 
 void LoadSteps(const SsdProblem& p, int64_t row, int64_t rows, int64_t head, Steps* steps) {
   alignas(64) float raw[kRows] = {};
+  alignas(64) float interval[kRows] = {};
   const float bias = p.dt_bias != nullptr ? p.dt_bias[head] : 0.0f;
   for (int64_t t = 0; t < rows; ++t) {
     raw[t] = LoadAny(p.dt, p.activation, row + t, head) + bias;
+    interval[t] = p.interval != nullptr ? p.interval[row + t] : 1.0f;
   }
   for (int64_t t = 0; t < rows; t += kLanes) {
-    const ValueAndSlope step = LimitedSoftplus(p, Load(raw + t));
-    Store(step.value, steps->step + t);
-    Store(step.slope, steps->slope + t);
+    const ValueAndSlope softplus = LimitedSoftplus(p, Load(raw + t));
+    const F32 factor = Load(interval + t);
+    Store(softplus.value * factor, steps->step + t);
+    Store(softplus.slope * factor, steps->slope + t);
+    Store(softplus.value, steps->softplus + t);
   }
   const double rate = static_cast<double>(p.A[head]) * kLog2E;
   double sum = 0;
@@ -278,7 +283,8 @@ void Step(const SsdStepArguments& a) {
   for (int64_t head = part.head_begin; head < part.head_end; ++head) {
     const float raw = LoadAny(p.dt, p.activation, part.row, head) +
                       (p.dt_bias != nullptr ? p.dt_bias[head] : 0.0f);
-    const float step = LimitedSoftplus(p, Set(raw)).value[0];
+    const float step = LimitedSoftplus(p, Set(raw)).value[0] *
+                       (p.interval != nullptr ? p.interval[part.row] : 1.0f);
     const float decay = Exp(Set(step * p.A[head]))[0];
     const int64_t offset = StateOffset(p, part.sequence, head);
     for (int64_t channel = 0; channel < P; channel += kLanes) {
@@ -424,9 +430,12 @@ void BackwardHead(const SsdBackwardArguments& a, const Workspace& w, int64_t row
   double d_bias = 0;
   for (int64_t t = 0; t < rows; ++t) {
     d_rate += d_increment[t] * static_cast<double>(steps.step[t]);
-    const double d_dt =
-        (d_increment[t] * A + static_cast<double>(d_step[t])) * static_cast<double>(steps.slope[t]);
+    const double d_total = d_increment[t] * A + static_cast<double>(d_step[t]);
+    const double d_dt = d_total * static_cast<double>(steps.slope[t]);
     d_bias += d_dt;
+    if (a.d_interval != nullptr) {
+      a.d_interval[row + t] += static_cast<float>(d_total * static_cast<double>(steps.softplus[t]));
+    }
     if (a.ddt.data != nullptr) {
       StoreAny(static_cast<float>(d_dt), a.ddt, p.activation, row + t, head);
     }

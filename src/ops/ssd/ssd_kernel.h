@@ -26,8 +26,9 @@ struct SsdProblem {
   int64_t states = 0;
   SsdRows x, dt, B, C;
   const float* A = nullptr;
-  const float* D = nullptr;        // may be null
-  const float* dt_bias = nullptr;  // may be null
+  const float* D = nullptr;         // may be null
+  const float* dt_bias = nullptr;   // may be null
+  const float* interval = nullptr;  // of every row; may be null
   float dt_min = 0;
   float dt_max = 0;
 };
@@ -75,6 +76,7 @@ struct SsdBackwardArguments {
   // Sums over the part's heads, overwritten: [rows, groups · states] each.
   float* dB = nullptr;
   float* dC = nullptr;
+  float* d_interval = nullptr;  // [rows], added to; may be null
   // The sequence's [heads], overwritten.
   double* dA = nullptr;
   double* dD = nullptr;

@@ -13,8 +13,9 @@ double* Row(const Tensor& matrix, int64_t row) {
 }
 
 struct Step {
-  double value;  // dt'
-  double slope;  // its derivative with respect to dt
+  double value;     // dt'
+  double slope;     // its derivative with respect to dt
+  double softplus;  // limited: its derivative with respect to interval
 };
 
 Step StepOf(const SsdInputs& inputs, int64_t row, int64_t head) {
@@ -22,8 +23,9 @@ Step StepOf(const SsdInputs& inputs, int64_t row, int64_t head) {
       Row(inputs.dt, row)[head] + (inputs.dt_bias ? inputs.dt_bias.data<double>()[head] : 0);
   const double softplus = std::max(raw, 0.0) + std::log1p(std::exp(-std::abs(raw)));
   const bool inside = softplus >= inputs.dt_min && softplus <= inputs.dt_max;
-  return {std::clamp(softplus, inputs.dt_min, inputs.dt_max),
-          inside ? 1 / (1 + std::exp(-raw)) : 0};
+  const double limited = std::clamp(softplus, inputs.dt_min, inputs.dt_max);
+  const double interval = inputs.interval ? inputs.interval.data<double>()[row] : 1;
+  return {limited * interval, inside ? interval / (1 + std::exp(-raw)) : 0, limited};
 }
 
 // The states of one sequence and head before each row and after the last: [length + 1][P · N].
@@ -98,6 +100,7 @@ void SsdBackward(const SsdInputs& inputs, const Tensor& dy, const Tensor& dhT,
   for (const Tensor* each : {&gradients.dx, &gradients.ddt, &gradients.dB, &gradients.dC}) {
     if (*each) each->SetZero();
   }
+  if (gradients.d_interval) gradients.d_interval.SetZero();
   for (int64_t s = 0; s < shape.sequences; ++s) {
     for (int64_t head = 0; head < shape.heads; ++head) {
       const int64_t group = head / (shape.heads / shape.groups);
@@ -138,6 +141,7 @@ void SsdBackward(const SsdInputs& inputs, const Tensor& dy, const Tensor& dhT,
         if (gradients.dA) gradients.dA.data<double>()[head] += d_decay * decay * dt.value;
         if (gradients.ddt) Row(gradients.ddt, t)[head] = d_dt * dt.slope;
         if (gradients.d_dt_bias) gradients.d_dt_bias.data<double>()[head] += d_dt * dt.slope;
+        if (gradients.d_interval) gradients.d_interval.data<double>()[t] += d_dt * dt.softplus;
       }
       if (gradients.dh0) {
         std::copy_n(dh.begin(), size,

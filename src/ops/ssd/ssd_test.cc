@@ -33,7 +33,7 @@ struct Case {
   int64_t head_dim = 4;
   int64_t groups = 1;
   int64_t states = 5;
-  bool options = true;  // D, dt_bias and h0 are given
+  bool options = true;  // D, dt_bias, interval and h0 are given
   double dt_spread = 1.5;
   double dt_min = 0;
   double dt_max = std::numeric_limits<double>::infinity();
@@ -59,6 +59,7 @@ SsdInputs RandomInputs(Random& random, const Case& c, const SequenceLayout& layo
   if (c.options) {
     in.D = RandomNormal(random, {c.heads});
     in.dt_bias = RandomNormal(random, {c.heads});
+    in.interval = test::RandomUniform(random, {rows}, 0.2, 2);
     in.h0 = RandomNormal(random, {layout.sequences(), c.heads, c.head_dim, c.states});
   }
   in.layout = layout;
@@ -91,6 +92,7 @@ SsdGradients MakeGradients(const SsdInputs& in, DType parameter) {
           .dC = like(in.C),
           .dD = heads(),
           .d_dt_bias = heads(),
+          .d_interval = Tensor::Zeros({in.layout.rows()}, parameter),
           .dh0 = MakeOutputs(in, parameter).hT};
 }
 std::vector<std::pair<std::string, Tensor SsdGradients::*>> AllGradients() {
@@ -102,19 +104,24 @@ std::vector<std::pair<std::string, Tensor SsdGradients::*>> AllGradients() {
           {"C", &G::dC},
           {"D", &G::dD},
           {"dt_bias", &G::d_dt_bias},
+          {"interval", &G::d_interval},
           {"h0", &G::dh0}};
 }
 
 SsdInputs Rounded(const SsdInputs& in, DType activation) {
   SsdInputs r = in;
   for (Tensor* tensor : {&r.x, &r.dt, &r.B, &r.C}) *tensor = RoundedTo(activation, *tensor);
-  for (Tensor* tensor : {&r.A, &r.D, &r.dt_bias, &r.h0}) *tensor = RoundedTo(DType::kF32, *tensor);
+  for (Tensor* tensor : {&r.A, &r.D, &r.dt_bias, &r.interval, &r.h0}) {
+    *tensor = RoundedTo(DType::kF32, *tensor);
+  }
   return r;
 }
 SsdInputs Converted(const SsdInputs& in, DType activation = DType::kF32) {
   SsdInputs r = in;
   for (Tensor* tensor : {&r.x, &r.dt, &r.B, &r.C}) *tensor = AsType(activation, *tensor);
-  for (Tensor* tensor : {&r.A, &r.D, &r.dt_bias, &r.h0}) *tensor = AsType(DType::kF32, *tensor);
+  for (Tensor* tensor : {&r.A, &r.D, &r.dt_bias, &r.interval, &r.h0}) {
+    *tensor = AsType(DType::kF32, *tensor);
+  }
   return r;
 }
 
@@ -132,13 +139,14 @@ TEST(SsdReference, HandComputed) {
   in.C = values({2, 2}, {0.3, 0.0, 0.9, 1.0});
   in.D = values({1}, {0.1});
   in.dt_bias = values({1}, {0.2});
+  in.interval = values({2}, {0.5, 2.0});
   in.h0 = values({1, 1, 1, 2}, {4.0, -1.0});
   in.layout = SequenceLayout::Single(2);
   in.dt_max = 1;
   const SsdOutputs out = MakeOutputs(in, DType::kF64);
   reference::Ssd(in, out);
-  const double step0 = 1;  // softplus(0.7) is more
-  const double step1 = std::log1p(std::exp(-0.05));
+  const double step0 = 0.5;  // softplus(0.7) is more than 1
+  const double step1 = 2 * std::log1p(std::exp(-0.05));
   const double h1 = std::exp(-0.7 * step0) * 4.0 + step0 * 1.5 * 2.0;
   const double g1 = std::exp(-0.7 * step0) * -1.0 + step0 * 1.0 * 2.0;
   const double h2 = std::exp(-0.7 * step1) * h1 - step1 * 0.5 * 3.0;
@@ -173,6 +181,7 @@ TEST(SsdReference, IsASelectiveScan) {
   scan.C = in.C;
   scan.D = repeat(in.D.Reshape({1, 4})).Reshape({12});
   scan.dt_bias = repeat(in.dt_bias.Reshape({1, 4})).Reshape({12});
+  scan.interval = in.interval;
   scan.h0 = in.h0.Reshape({3, 12, 5});
   scan.layout = layout;
   scan.groups = 2;
@@ -209,9 +218,10 @@ TEST(SsdReference, GradientsAgreeWithDifferences) {
                                                {"B", in.B, g.dB},
                                                {"C", in.C, g.dC}};
     if (c.options) {
-      checked.insert(
-          checked.end(),
-          {{"D", in.D, g.dD}, {"dt_bias", in.dt_bias, g.d_dt_bias}, {"h0", in.h0, g.dh0}});
+      checked.insert(checked.end(), {{"D", in.D, g.dD},
+                                     {"dt_bias", in.dt_bias, g.d_dt_bias},
+                                     {"interval", in.interval, g.d_interval},
+                                     {"h0", in.h0, g.dh0}});
     }
     test::ExpectGradients(loss, checked, random);
   }
@@ -377,6 +387,7 @@ TEST(SsdCpu, WholeEqualsChunksEqualsRows) {
       part.dt = in.dt.Rows(row, rows);
       part.B = in.B.Rows(row, rows);
       part.C = in.C.Rows(row, rows);
+      part.interval = in.interval.Rows(row, rows);
       part.h0 = h;
       part.layout = SequenceLayout::Single(rows);
       SsdOutputs out = MakeOutputs(part, DType::kF32);
@@ -402,6 +413,7 @@ TEST(SsdCpu, WholeEqualsChunksEqualsRows) {
       piece.ddt = sum.ddt.Rows(part->row, rows);
       piece.dB = sum.dB.Rows(part->row, rows);
       piece.dC = sum.dC.Rows(part->row, rows);
+      piece.d_interval = sum.d_interval.Rows(part->row, rows);
       SsdBackward(part->in, part->out.chunk_states, dy.Rows(part->row, rows), dh, piece);
       dh = sum.dh0.Clone();
     }
@@ -475,6 +487,7 @@ TEST(Ssd, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message([&](In& in) { in.dt = zeros({5, 4}, DType::kF16); }), HasSubstr("dt is f16"));
   EXPECT_THAT(message([&](In& in) { in.C = zeros({5, 4}); }), HasSubstr("C is f32 [5, 4]"));
   EXPECT_THAT(message([&](In& in) { in.A = zeros({5}); }), HasSubstr("A is f32 [5]"));
+  EXPECT_THAT(message([&](In& in) { in.interval = zeros({4}); }), HasSubstr("interval is f32 [4]"));
   EXPECT_THAT(message([&](In& in) { in.h0 = zeros({2, 4, 3, 4}); }), HasSubstr("h0 is f32"));
   EXPECT_THAT(ErrorOf([&] { Ssd(good, {zeros({5, 11}), {}, {}}); }), HasSubstr("y is f32"));
   EXPECT_THAT(ErrorOf([&] {
