@@ -133,9 +133,31 @@ std::vector<SvgPoint> Trace(const LineChartSeries& series, const Scale& x, const
   return thinned;
 }
 
-void DrawLegend(Svg& svg, const LineChart& chart, const std::vector<std::string>& colors) {
+// Pixels of the traces inside a box, counted every few pixels along them.
+int64_t PointsInside(const std::vector<std::vector<SvgPoint>>& traces, SvgPoint low,
+                     SvgPoint high) {
+  constexpr double kEvery = 4.0;
+  int64_t count = 0;
+  for (const std::vector<SvgPoint>& trace : traces) {
+    for (size_t i = 0; i < trace.size(); ++i) {
+      const SvgPoint from = trace[i];
+      const SvgPoint to = trace[std::min(i + 1, trace.size() - 1)];
+      const int steps = 1 + static_cast<int>(std::hypot(to.x - from.x, to.y - from.y) / kEvery);
+      for (int k = 0; k < steps; ++k) {
+        const double x = from.x + (to.x - from.x) * k / steps;
+        const double y = from.y + (to.y - from.y) * k / steps;
+        if (x >= low.x && x <= high.x && y >= low.y && y <= high.y) ++count;
+      }
+    }
+  }
+  return count;
+}
+
+// In the corner where it hides the least of the traces.
+void DrawLegend(Svg& svg, const LineChart& chart, const std::vector<std::string>& colors,
+                const std::vector<std::vector<SvgPoint>>& traces) {
   // Widths of words are estimated: a viewer's font is not known here.
-  constexpr double kCharacterWidth = 6.7;
+  constexpr double kCharacterWidth = 7.3;
   constexpr double kRow = 19.0;
   size_t rows = 0;
   size_t longest = 0;
@@ -146,10 +168,23 @@ void DrawLegend(Svg& svg, const LineChart& chart, const std::vector<std::string>
   }
   if (rows == 0) return;
   const double box_width = 48.0 + kCharacterWidth * static_cast<double>(longest);
-  const double left = chart.width - kRight - box_width - 10.0;
-  double y = kTop + 10.0;
+  const double box_height = 10.0 + kRow * static_cast<double>(rows);
+  const double right_left = chart.width - kRight - box_width - 10.0;
+  const double lower_top = chart.height - kBottom - box_height - 10.0;
+  SvgPoint corner;
+  int64_t least = -1;
+  for (const SvgPoint each :
+       {SvgPoint{right_left, kTop + 10.0}, SvgPoint{kLeft + 10.0, kTop + 10.0},
+        SvgPoint{right_left, lower_top}, SvgPoint{kLeft + 10.0, lower_top}}) {
+    const int64_t hidden = PointsInside(traces, each, {each.x + box_width, each.y + box_height});
+    if (least >= 0 && hidden >= least) continue;
+    least = hidden;
+    corner = each;
+  }
+  const double left = corner.x;
+  double y = corner.y;
   svg.Rectangle(
-      left, y, box_width, 10.0 + kRow * static_cast<double>(rows),
+      left, y, box_width, box_height,
       {.fill = "#ffffff", .stroke = std::string(kGrid), .opacity = 0.9, .corner_radius = 4.0});
   for (size_t i = 0; i < chart.series.size(); ++i) {
     if (chart.series[i].name.empty()) continue;
@@ -223,9 +258,11 @@ std::string RenderLineChart(const LineChart& chart) {
     colors.push_back(chart.series[i].color.empty() ? std::string(kPalette[i % kPalette.size()])
                                                    : chart.series[i].color);
   }
+  std::vector<std::vector<SvgPoint>> traces;
   for (size_t i = 0; i < chart.series.size(); ++i) {
     const LineChartSeries& series = chart.series[i];
-    const std::vector<SvgPoint> trace = Trace(series, x, y);
+    traces.push_back(Trace(series, x, y));
+    const std::vector<SvgPoint>& trace = traces.back();
     if (trace.size() > 1) {
       svg.Polyline(trace, {.stroke = colors[i],
                            .stroke_width = series.faint ? 1.0 : 2.0,
@@ -235,7 +272,7 @@ std::string RenderLineChart(const LineChart& chart) {
       for (const SvgPoint& point : trace) svg.Circle(point, 3.0, {.fill = colors[i]});
     }
   }
-  DrawLegend(svg, chart, colors);
+  DrawLegend(svg, chart, colors, traces);
   return svg.ToString();
 }
 

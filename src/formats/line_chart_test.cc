@@ -55,6 +55,19 @@ TEST(LineChartTest, DrawsSeriesLegendAndLabels) {
   EXPECT_THAT(svg, HasSubstr(">validation</text>"));
 }
 
+// The legend leaves the corner that a curve runs through.
+TEST(LineChartTest, TheLegendHidesNoCurve) {
+  const auto legend_left = [](std::vector<SvgPoint> points) {
+    LineChart chart;
+    chart.series = {{"name", std::move(points), "", false, false}};
+    const std::string svg = RenderLineChart(chart);
+    const size_t text = svg.rfind("<text", svg.find(">name</text>"));
+    return std::stod(svg.substr(svg.find("x=\"", text) + 3));
+  };
+  EXPECT_GT(legend_left({{0, 1}, {1, 0}}), 430.0);
+  EXPECT_LT(legend_left({{0, 0}, {1, 1}}), 430.0);
+}
+
 TEST(LineChartTest, SurvivesEmptySingleConstantAndNonFiniteSeries) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double infinity = std::numeric_limits<double>::infinity();
