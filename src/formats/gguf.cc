@@ -383,10 +383,12 @@ GgufHeader GgufHeader::Parse(std::span<const std::byte> file, std::string_view s
     }
   }
 
-  // Offsets count from the first multiple of the alignment after the header.
+  // Offsets count from the first multiple of the alignment after the header; a file of empty
+  // tensors may end before it.
   const uint64_t alignment = Alignment(parsed.metadata, source);
-  const uint64_t data_begin = (bytes.position() + alignment - 1) / alignment * alignment;
-  const uint64_t data_bytes = file.size() > data_begin ? file.size() - data_begin : 0;
+  const uint64_t data_begin =
+      std::min<uint64_t>((bytes.position() + alignment - 1) / alignment * alignment, file.size());
+  const uint64_t data_bytes = file.size() - data_begin;
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   for (Entry& entry : parsed.tensors) {
     const auto size = static_cast<uint64_t>(DTypeBytes(entry.dtype, entry.shape.elements()));

@@ -182,6 +182,15 @@ TEST(GgufHeaderTest, ReadsTheDocumentedLayout) {
   }
 }
 
+// A tensor of nothing lies in the file even where that ends with its header, unaligned.
+TEST(GgufHeaderTest, EmptyTensorsNeedNoData) {
+  const std::string file = FileOf({}, {Description("empty", {3, 0}, 0, 0)});
+  ASSERT_NE(file.size() % 32, 0u);
+  const GgufHeader header = Parse(file);
+  ASSERT_EQ(header.tensors.size(), 1u);
+  EXPECT_LE(header.tensors[0].begin, file.size());
+}
+
 TEST(GgufHeaderTest, RefusesAbsurdCounts) {
   const std::string head = std::string("GGUF") + U32(3);
   EXPECT_THAT(
