@@ -94,8 +94,8 @@ bool RoundsToInt8(const Tensor& x, const Tensor& W) {
 void MultiplyInt8(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
   const int64_t rows = x.dim(0);
   const int64_t K = x.dim(1);
-  const int64_t row_bytes = (K + 63) / 64 * static_cast<int64_t>(sizeof(Int8Activations));
-  const Tensor rounded = Tensor::Empty({rows, row_bytes}, DType::kU8);
+  const Tensor rounded = Tensor::Empty(
+      {Int8ActivationsCount(rows, K), static_cast<int64_t>(sizeof(Int8Activations))}, DType::kU8);
   auto* activations = static_cast<Int8Activations*>(rounded.raw());
   Int8ActivationsKernel({.x = x.data<BFloat16>(),
                          .x_stride = x.stride(0),

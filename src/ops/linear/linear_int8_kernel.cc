@@ -1,54 +1,117 @@
-// linear on integers: for 64 elements of a row of W and of x, one instruction multiplies and adds
-// in fours; the sums become floats, are scaled by both blocks' scales and added up.
+// linear on integers: a lane for each of sixteen rows of W. One instruction multiplies four
+// neighbours of every row with the same four of x and adds them up; where a scale ends, the sums
+// become floats, are scaled and added up.
 //
-// The instruction wants one operand unsigned: the weights, plus an offset where they are signed.
-// What that adds is known from x alone, and taken off where a sum begins.
+// Rows of W lie the other way round, so sixteen of them are transposed while they are unpacked, for
+// up to sixteen rows of x at once. The instruction wants one operand unsigned: the weights, plus an
+// offset where they are signed. What that adds is known from x alone, and taken off where a sum
+// begins.
 #include "adder/ops/linear/linear_int8_kernel.h"
 
 #include "adder/backend/cpu/simd.h"
 #include "adder/core/quantization.h"
-#include "adder/ops/linear/linear_results_simd.h"
 
 namespace adder::cpu::ADDER_ISA {
 
 #if defined(__AVX512VNNI__)
 namespace {
 
-constexpr int kPair = 64;
+constexpr int kOutputs = kLanes;
+
+// ---- Sixteen rows of W --------------------------------------------------------------------------
+
+// From `bytes` on; where there are fewer rows than sixteen, the first stands for those missing.
+template <bool kAll>
+struct Rows {
+  const uint8_t* bytes;
+  int64_t stride;
+  int count;
+};
+template <bool kAll>
+ADDER_SIMD const uint8_t* Row(const Rows<kAll>& rows, int j) {
+  return rows.bytes + (kAll || j < rows.count ? j * rows.stride : 0);
+}
+template <bool kAll>
+ADDER_SIMD Rows<kAll> From(const Rows<kAll>& rows, int64_t offset) {
+  return {rows.bytes + offset, rows.stride, rows.count};
+}
+
+// Dword i of the sixteen bytes at each row, a row to a lane.
+struct Dwords {
+  U32 v[4];
+};
+template <class R>
+ADDER_SIMD Dwords Transpose(const R& rows) {
+  const auto four = [&](int j) {
+    const auto load = [&](int i) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(Row(rows, j + 4 * i)));
+    };
+    __m512i v = _mm512_castsi128_si512(load(0));
+    v = _mm512_inserti32x4(v, load(1), 1);
+    v = _mm512_inserti32x4(v, load(2), 2);
+    return _mm512_inserti32x4(v, load(3), 3);
+  };
+  const __m512i a = four(0);
+  const __m512i b = four(1);
+  const __m512i c = four(2);
+  const __m512i d = four(3);
+  const __m512i ab_low = _mm512_unpacklo_epi32(a, b);
+  const __m512i ab_high = _mm512_unpackhi_epi32(a, b);
+  const __m512i cd_low = _mm512_unpacklo_epi32(c, d);
+  const __m512i cd_high = _mm512_unpackhi_epi32(c, d);
+  return {{(U32)_mm512_unpacklo_epi64(ab_low, cd_low), (U32)_mm512_unpackhi_epi64(ab_low, cd_low),
+           (U32)_mm512_unpacklo_epi64(ab_high, cd_high),
+           (U32)_mm512_unpackhi_epi64(ab_high, cd_high)}};
+}
+
+ADDER_SIMD F32 FromHalves(__m256i bits) { return (F32)_mm512_cvtph_ps(bits); }
+// The f16 at each row.
+template <class R>
+ADDER_SIMD F32 Halves(const R& rows) {
+  const auto at = [&](int j) {
+    int16_t bits;
+    __builtin_memcpy(&bits, Row(rows, j), sizeof bits);
+    return bits;
+  };
+  const auto eight = [&](int j) {
+    __m128i v = _mm_cvtsi32_si128(at(j));
+    v = _mm_insert_epi16(v, at(j + 1), 1);
+    v = _mm_insert_epi16(v, at(j + 2), 2);
+    v = _mm_insert_epi16(v, at(j + 3), 3);
+    v = _mm_insert_epi16(v, at(j + 4), 4);
+    v = _mm_insert_epi16(v, at(j + 5), 5);
+    v = _mm_insert_epi16(v, at(j + 6), 6);
+    return _mm_insert_epi16(v, at(j + 7), 7);
+  };
+  return FromHalves(_mm256_inserti128_si256(_mm256_castsi128_si256(eight(0)), eight(8), 1));
+}
+ADDER_SIMD F32 LowerHalf(U32 v) { return FromHalves(_mm512_cvtepi32_epi16((__m512i)v)); }
+
+// Byte i of each lane.
+ADDER_SIMD F32 Byte(U32 v, int i) { return (F32)_mm512_cvtepi32_ps((__m512i)(v >> 8 * i & 0xffu)); }
+ADDER_SIMD F32 SignedByte(U32 v, int i) {
+  return (F32)_mm512_cvtepi32_ps((__m512i)((I32)(v << (24 - 8 * i)) >> 24));
+}
 
 // ---- Weights ------------------------------------------------------------------------------------
 // Int8Weights<Block>:
 //   kElements, kBytes          of a block
+//   kGroups, kScaled           of elements that share a scale, of how many each: what is unpacked
+//   at
+//                              once. The groups lie in blocks of x one after the other; where they
+//                              are half as long, all first halves come before all last ones.
 //   kOffset                    what the unsigned weights have too much
-//   Header Read(block)         the block's scales
-//   Get(block, header, p)      elements [64p, 64p + 64) (of two blocks where one is shorter)
-// For rows of an odd number of blocks of 32, GetHalf gives the last, and zeros.
+//   kHasMinimum                whether something is taken off each element of a group
+//   kPrefetchEvery             how many blocks a line of the cache holds
+//   Header Read(rows)          the blocks' scales
+//   Get(rows, header, p, to)   part p of the blocks
 
+template <int kGroups, int kScaled>
 struct Weights {
-  __m512i q;
-  F32 scale;    // of each lane's four weights
-  F32 minimum;  // q4_k: what is taken off each of them
+  U32 q[kGroups][kScaled / 4];  // four elements to a lane
+  F32 scale[kGroups];
+  F32 minimum[kGroups];  // only where there are minima
 };
-
-// The f16 at two addresses, in eight lanes each.
-ADDER_SIMD F32 TwoScales(const uint8_t* first, const uint8_t* second) {
-  const __m256i bits = _mm256_inserti128_si256(_mm256_broadcastw_epi16(_mm_loadu_si16(first)),
-                                               _mm_broadcastw_epi16(_mm_loadu_si16(second)), 1);
-  return (F32)_mm512_cvtph_ps(bits);
-}
-ADDER_SIMD F32 OneScale(const uint8_t* from) {
-  return (F32)_mm512_cvtph_ps(_mm256_broadcastw_epi16(_mm_loadu_si16(from)));
-}
-ADDER_SIMD __m128i Load16(const uint8_t* from) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-}
-ADDER_SIMD __m256i Load32(const uint8_t* from) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
-// Lanes of a table of sixteen, by index.
-ADDER_SIMD F32 Lookup(F32 table, I32 index) {
-  return (F32)_mm512_permutexvar_ps((__m512i)index, (__m512)table);
-}
 
 template <class Block>
 struct Int8Weights;
@@ -57,21 +120,27 @@ template <>
 struct Int8Weights<BlockQ8_0> {
   static constexpr int kElements = 32;
   static constexpr int kBytes = sizeof(BlockQ8_0);
+  static constexpr int kGroups = 1;
+  static constexpr int kScaled = 32;
   static constexpr int kOffset = 128;
   static constexpr bool kHasMinimum = false;
+  static constexpr int kPrefetchEvery = 1;
   struct Header {};
 
-  ADDER_SIMD Header Read(const uint8_t*) { return {}; }
-  ADDER_SIMD Weights Get(const uint8_t* block, const Header&, int) {
-    const __m512i q = _mm512_inserti64x4(_mm512_castsi256_si512(Load32(block + 2)),
-                                         Load32(block + kBytes + 2), 1);
-    return {_mm512_xor_si512(q, _mm512_set1_epi8(static_cast<char>(0x80))),
-            TwoScales(block, block + kBytes), Zero()};
+  template <class R>
+  ADDER_SIMD Header Read(const R&) {
+    return {};
   }
-  ADDER_SIMD Weights GetHalf(const uint8_t* block) {
-    const __m512i q = _mm512_zextsi256_si512(Load32(block + 2));
-    return {_mm512_xor_si512(q, _mm512_set1_epi8(static_cast<char>(0x80))), OneScale(block),
-            Zero()};
+  template <class R>
+  ADDER_SIMD void Get(const R& rows, const Header&, int, Weights<kGroups, kScaled>& to) {
+    const Dwords first = Transpose(From(rows, 2));
+    const Dwords last = Transpose(From(rows, 18));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      to.q[0][i] = first.v[i] ^ 0x80808080u;
+      to.q[0][4 + i] = last.v[i] ^ 0x80808080u;
+    }
+    to.scale[0] = Halves(rows);
   }
 };
 
@@ -79,25 +148,26 @@ template <>
 struct Int8Weights<BlockQ4_0> {
   static constexpr int kElements = 32;
   static constexpr int kBytes = sizeof(BlockQ4_0);
+  static constexpr int kGroups = 1;
+  static constexpr int kScaled = 32;
   static constexpr int kOffset = 8;
   static constexpr bool kHasMinimum = false;
+  static constexpr int kPrefetchEvery = 3;
   struct Header {};
 
-  ADDER_SIMD Header Read(const uint8_t*) { return {}; }
-  // Quarters 0, 1, 2, 3: the lower and the upper halves of one block's bytes, then of the other's.
-  ADDER_SIMD __m512i Spread(__m256i bytes) {
-    const __m512i quarters = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
-    __m512i q = _mm512_permutexvar_epi64(quarters, _mm512_castsi256_si512(bytes));
-    q = _mm512_mask_srli_epi16(q, 0xff00ff00u, q, 4);
-    return _mm512_and_si512(q, _mm512_set1_epi8(15));
+  template <class R>
+  ADDER_SIMD Header Read(const R&) {
+    return {};
   }
-  ADDER_SIMD Weights Get(const uint8_t* block, const Header&, int) {
-    const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(Load16(block + 2)),
-                                                  Load16(block + kBytes + 2), 1);
-    return {Spread(bytes), TwoScales(block, block + kBytes), Zero()};
-  }
-  ADDER_SIMD Weights GetHalf(const uint8_t* block) {
-    return {Spread(_mm256_zextsi128_si256(Load16(block + 2))), OneScale(block), Zero()};
+  template <class R>
+  ADDER_SIMD void Get(const R& rows, const Header&, int, Weights<kGroups, kScaled>& to) {
+    const Dwords bytes = Transpose(From(rows, 2));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      to.q[0][i] = bytes.v[i] & 0x0f0f0f0fu;
+      to.q[0][4 + i] = bytes.v[i] >> 4 & 0x0f0f0f0fu;
+    }
+    to.scale[0] = Halves(rows);
   }
 };
 
@@ -105,30 +175,50 @@ template <>
 struct Int8Weights<BlockQ4_K> {
   static constexpr int kElements = 256;
   static constexpr int kBytes = sizeof(BlockQ4_K);
+  static constexpr int kGroups = 2;
+  static constexpr int kScaled = 32;
   static constexpr int kOffset = 0;
   static constexpr bool kHasMinimum = true;
+  static constexpr int kPrefetchEvery = 1;
   struct Header {
-    F32 values;  // eight scales, eight minima
+    F32 scale[8];
+    F32 minimum[8];
   };
 
-  ADDER_SIMD Header Read(const uint8_t* block) {
-    // The twelve bytes of quantization.h, four sub-blocks at a time.
-    uint32_t low[3];
-    __builtin_memcpy(low, block + 4, sizeof low);
-    const __m128i packed =
-        _mm_setr_epi32(static_cast<int>(low[0] & 0x3f3f3f3fu),
-                       static_cast<int>((low[2] & 0x0f0f0f0fu) | (low[0] >> 2 & 0x30303030u)),
-                       static_cast<int>(low[1] & 0x3f3f3f3fu),
-                       static_cast<int>((low[2] >> 4 & 0x0f0f0f0fu) | (low[1] >> 2 & 0x30303030u)));
-    const F32 values = (F32)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(packed));
-    return {TwoScales(block, block + 2) * values};
+  // d and dmin, then the twelve bytes of quantization.h, four sub-blocks at a time.
+  template <class R>
+  ADDER_SIMD Header Read(const R& rows) {
+    const Dwords bytes = Transpose(rows);
+    const F32 d = LowerHalf(bytes.v[0]);
+    const F32 dmin = LowerHalf(bytes.v[0] >> 16);
+    const U32 s[2] = {bytes.v[1] & 0x3f3f3f3fu,
+                      (bytes.v[3] & 0x0f0f0f0fu) | (bytes.v[1] >> 2 & 0x30303030u)};
+    const U32 m[2] = {bytes.v[2] & 0x3f3f3f3fu,
+                      (bytes.v[3] >> 4 & 0x0f0f0f0fu) | (bytes.v[2] >> 2 & 0x30303030u)};
+    Header header;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      header.scale[i] = d * Byte(s[i / 4], i % 4);
+      header.minimum[i] = dmin * Byte(m[i / 4], i % 4);
+    }
+    return header;
   }
-  ADDER_SIMD Weights Get(const uint8_t* block, const Header& header, int p) {
-    __m512i q = _mm512_broadcast_i64x4(Load32(block + 16 + 32 * p));
-    q = _mm512_mask_srli_epi16(q, 0xffff0000u, q, 4);
-    const I32 of_lane = Iota() / 8 + SetI32(2 * p);
-    return {_mm512_and_si512(q, _mm512_set1_epi8(15)), Lookup(header.values, of_lane),
-            Lookup(header.values, of_lane + 8)};
+  template <class R>
+  ADDER_SIMD void Get(const R& rows, const Header& header, int p, Weights<kGroups, kScaled>& to) {
+    const Dwords first = Transpose(From(rows, 16 + 32 * p));
+    const Dwords last = Transpose(From(rows, 32 + 32 * p));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      to.q[0][i] = first.v[i] & 0x0f0f0f0fu;
+      to.q[0][4 + i] = last.v[i] & 0x0f0f0f0fu;
+      to.q[1][i] = first.v[i] >> 4 & 0x0f0f0f0fu;
+      to.q[1][4 + i] = last.v[i] >> 4 & 0x0f0f0f0fu;
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; ++g) {
+      to.scale[g] = header.scale[2 * p + g];
+      to.minimum[g] = header.minimum[2 * p + g];
+    }
   }
 };
 
@@ -136,114 +226,153 @@ template <>
 struct Int8Weights<BlockQ6_K> {
   static constexpr int kElements = 256;
   static constexpr int kBytes = sizeof(BlockQ6_K);
+  static constexpr int kGroups = 4;
+  static constexpr int kScaled = 16;
   static constexpr int kOffset = 32;
   static constexpr bool kHasMinimum = false;
+  static constexpr int kPrefetchEvery = 1;
   struct Header {
-    F32 scales;
+    F32 scale[16];
   };
 
-  ADDER_SIMD Header Read(const uint8_t* block) {
-    return {OneScale(block + 208) *
-            (F32)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Load16(block + 192)))};
+  template <class R>
+  ADDER_SIMD Header Read(const R& rows) {
+    const F32 d = Halves(From(rows, 208));
+    const Dwords scales = Transpose(From(rows, 192));
+    Header header;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) header.scale[i] = d * SignedByte(scales.v[i / 4], i % 4);
+    return header;
   }
-  ADDER_SIMD Weights Get(const uint8_t* block, const Header& header, int p) {
-    // Groups k = 2 · (p mod 2) and the next: nibbles of the same half, bits 2k and 2k + 1.
-    __m512i low = _mm512_loadu_si512(block + 64 * (p / 2));
-    __m512i high = _mm512_broadcast_i64x4(Load32(block + 128 + 32 * (p / 2)));
-    if (p % 2 == 0) {
-      high = _mm512_sllv_epi16(high,
-                               _mm512_inserti64x4(_mm512_set1_epi16(4), _mm256_set1_epi16(2), 1));
-    } else {
-      low = _mm512_srli_epi16(low, 4);
-      high = _mm512_mask_srli_epi16(high, 0xffff0000u, high, 2);
+  template <class R>
+  ADDER_SIMD void Get(const R& rows, const Header& header, int p, Weights<kGroups, kScaled>& to) {
+    const int h = p / 2;
+    const int half = p % 2;
+    // The lower four bits of groups 0 and 2, of 1 and 3; the upper two of all.
+    const Dwords even = Transpose(From(rows, 64 * h + 16 * half));
+    const Dwords odd = Transpose(From(rows, 64 * h + 32 + 16 * half));
+    const Dwords high = Transpose(From(rows, 128 + 32 * h + 16 * half));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      to.q[0][i] = (even.v[i] & 0x0f0f0f0fu) | (high.v[i] << 4 & 0x30303030u);
+      to.q[1][i] = (odd.v[i] & 0x0f0f0f0fu) | (high.v[i] << 2 & 0x30303030u);
+      to.q[2][i] = (even.v[i] >> 4 & 0x0f0f0f0fu) | (high.v[i] & 0x30303030u);
+      to.q[3][i] = (odd.v[i] >> 4 & 0x0f0f0f0fu) | (high.v[i] >> 2 & 0x30303030u);
     }
-    const __m512i q = _mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi8(15)),
-                                      _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
-    return {q, Lookup(header.scales, Iota() / 4 + SetI32(4 * p)), Zero()};
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) to.scale[g] = header.scale[8 * h + 2 * g + half];
   }
 };
 
 // ---- Products -----------------------------------------------------------------------------------
 
-// Adds 64 elements of kRows rows of x, each `stride` after the one before, times those of kOutputs
-// rows of W.
-template <class Block, int kRows, int kOutputs>
-ADDER_SIMD void AddProducts(const Int8Activations* x, int64_t stride, const Weights (&w)[kOutputs],
-                            F32 (&sums)[kRows][kOutputs]) {
+ADDER_SIMD F32 FromInts(__m512i v) { return (F32)_mm512_cvtepi32_ps(v); }
+
+// Adds kRows rows of x times part p of sixteen rows of W. The rows of a tile follow each other.
+template <class Block, int kRows, class W>
+ADDER_SIMD void AddProducts(const Int8Activations* x, const W& w, int p, F32 (&sums)[kRows]) {
+  using U = Int8Weights<Block>;
+  constexpr int kHalves = 32 / U::kScaled;
+  const int half = p % kHalves;
+  x += p / kHalves * U::kGroups * kRows;
+#pragma GCC unroll 4
+  for (int g = 0; g < U::kGroups; ++g, x += kRows) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const int correction = U::kOffset == 0 ? 0 : x[r].correction[kHalves == 1 ? 2 : half];
+      __m512i dot = _mm512_set1_epi32(correction);
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    const Int8Activations& at = x[r * stride];
-    const __m512i q = _mm512_load_si512(at.q);
-    const F32 d = Load(at.d);
-    const __m512i correction = _mm512_load_si512(at.correction);
-#pragma GCC unroll 4
-    for (int j = 0; j < kOutputs; ++j) {
-      if constexpr (Int8Weights<Block>::kHasMinimum) {
-        const __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[j].q, q);
-        sums[r][j] = MulAdd((F32)_mm512_cvtepi32_ps(dot), d * w[j].scale, sums[r][j]);
-        sums[r][j] = NegMulAdd((F32)correction, w[j].minimum, sums[r][j]);
-      } else {
-        const __m512i dot = _mm512_dpbusd_epi32(correction, w[j].q, q);
-        sums[r][j] = MulAdd((F32)_mm512_cvtepi32_ps(dot), d * w[j].scale, sums[r][j]);
+      for (int i = 0; i < U::kScaled / 4; ++i) {
+        int32_t four;
+        __builtin_memcpy(&four, x[r].q + half * U::kScaled + 4 * i, sizeof four);
+        dot = _mm512_dpbusd_epi32(dot, (__m512i)w.q[g][i], _mm512_set1_epi32(four));
       }
+      sums[r] = MulAdd((F32)_mm512_cvtepi32_ps(dot), w.scale[g] * Set(x[r].d), sums[r]);
+      if constexpr (U::kHasMinimum) sums[r] = NegMulAdd(w.minimum[g], Set(x[r].sum), sums[r]);
     }
   }
 }
 
-template <class Block, int kRows, int kOutputs>
-void Tile(const LinearInt8Arguments& a, int64_t row, int64_t output) {
-  using W = Int8Weights<Block>;
-  constexpr int kBlocksAtOnce = W::kElements < kPair ? kPair / W::kElements : 1;
-  constexpr int kPairs = W::kElements < kPair ? 1 : W::kElements / kPair;
-  const int64_t pairs = (a.K + kPair - 1) / kPair;
-  const Int8Activations* x = a.x + row * pairs;
-  const uint8_t* block = static_cast<const uint8_t*>(a.W) + output * a.W_row_bytes;
-  F32 sums[kRows][kOutputs] = {};
-  int64_t k = 0;
-  for (; k + kPairs * kPair <= a.K; k += kPairs * kPair) {
-    typename W::Header headers[kOutputs];
-    for (int j = 0; j < kOutputs; ++j) {
-      headers[j] = W::Read(block + j * a.W_row_bytes);
-      // The rows of W that come next. Past the last this fetches what nobody needs, but cannot
-      // fault.
-      for (int line = 0; line < kBlocksAtOnce * W::kBytes; line += 64) {
-        __builtin_prefetch(block + (4 + j) * a.W_row_bytes + line, 0, 2);
-      }
-    }
-#pragma GCC unroll 4
-    for (int p = 0; p < kPairs; ++p) {
-      Weights w[kOutputs];
-      for (int j = 0; j < kOutputs; ++j) w[j] = W::Get(block + j * a.W_row_bytes, headers[j], p);
-      AddProducts<Block>(x++, pairs, w, sums);
-    }
-    block += kBlocksAtOnce * W::kBytes;
+// y of one row for `count` outputs.
+ADDER_SIMD void StoreOutputs(const LinearInt8Arguments& a, F32 sums, int64_t at, int64_t count) {
+  switch (a.y_dtype) {
+    case DType::kBF16:
+      return StorePartial(sums, static_cast<BFloat16*>(a.y) + at, count);
+    case DType::kF16:
+      return StorePartial(sums, static_cast<Half*>(a.y) + at, count);
+    default:
+      return StorePartial(sums, static_cast<float*>(a.y) + at, count);
   }
-  if constexpr (W::kElements < kPair) {
-    if (k < a.K) {
-      Weights w[kOutputs];
-      for (int j = 0; j < kOutputs; ++j) w[j] = W::GetHalf(block + j * a.W_row_bytes);
-      AddProducts<Block>(x, pairs, w, sums);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) StoreRow<kOutputs>(a, sums[r], row + r, output);
 }
 
-// All rows of x times kOutputs rows of W, which stay in the first-level cache from the second tile
-// on. Many rows go with few outputs, so that unpacking weights costs little beside multiplying.
-template <class Block, int kOutputs>
-void TilesOfRows(const LinearInt8Arguments& a, int64_t output) {
-  int64_t row = 0;
-  for (; row + 4 <= a.rows; row += 4) Tile<Block, 4, kOutputs>(a, row, output);
-  if (a.rows - row == 3) Tile<Block, 3, kOutputs>(a, row, output);
-  if (a.rows - row == 2) Tile<Block, 2, kOutputs>(a, row, output);
-  if (a.rows - row == 1) Tile<Block, 1, kOutputs>(a, row, output);
+// A tile of x, of which `rows` rows count from `row` on, times `count` rows of W from `output` on.
+// Meanwhile fetches the sixteen that come next: a row is too short for the machine to notice in
+// time that it is read from end to end.
+template <class Block, int kRows, bool kAll>
+void Tile(const LinearInt8Arguments& a, const Int8Activations* x, int64_t row, int64_t rows,
+          int64_t output, int64_t count) {
+  using U = Int8Weights<Block>;
+  Rows<kAll> W = {static_cast<const uint8_t*>(a.W) + output * a.W_row_bytes, a.W_row_bytes,
+                  static_cast<int>(count)};
+  F32 sums[kRows] = {};
+  for (int64_t block = 0; block < a.K / U::kElements; ++block, W = From(W, U::kBytes)) {
+    if (kAll && block % U::kPrefetchEvery == 0) {
+      // Past the last row of W this fetches what nobody needs, but cannot fault.
+#pragma GCC unroll 16
+      for (int j = 0; j < kOutputs; ++j) {
+        for (int line = 0; line < U::kBytes; line += 64) {
+          __builtin_prefetch(Row(W, j) + kOutputs * a.W_row_bytes + line, 0, 2);
+        }
+      }
+    }
+    const typename U::Header header = U::Read(W);
+#pragma GCC unroll 4
+    for (int p = 0; p < U::kElements / (U::kGroups * U::kScaled); ++p) {
+      Weights<U::kGroups, U::kScaled> w;
+      U::Get(W, header, p, w);
+      AddProducts<Block, kRows>(x, w, p, sums);
+    }
+    x += U::kElements / 32 * kRows;
+  }
+  const F32 bias = a.bias == nullptr ? Zero() : LoadPartial(a.bias + output, count);
+  for (int r = 0; r < rows; ++r) {
+    StoreOutputs(a, sums[r] + bias, (row + r) * a.y_stride + output, count);
+  }
+}
+
+template <class Block, int kRows>
+void TilesOfOutputs(const LinearInt8Arguments& a, const Int8Activations* x, int64_t row,
+                    int64_t rows) {
+  int64_t output = a.begin;
+  for (; output + kOutputs <= a.end; output += kOutputs) {
+    Tile<Block, kRows, true>(a, x, row, rows, output, kOutputs);
+  }
+  if (output < a.end) Tile<Block, kRows, false>(a, x, row, rows, output, a.end - output);
 }
 
 template <class Block>
 void Multiply(const LinearInt8Arguments& a) {
-  int64_t output = a.begin;
-  for (; output + 4 <= a.end; output += 4) TilesOfRows<Block, 4>(a, output);
-  for (; output < a.end; ++output) TilesOfRows<Block, 1>(a, output);
+  const Int8Activations* x = a.x;
+  for (int64_t row = 0; row < a.rows; row += kInt8TileRows, x += kInt8TileRows * (a.K / 32)) {
+    const int64_t rows = a.rows - row < kInt8TileRows ? a.rows - row : kInt8TileRows;
+    switch (RowsOfInt8Tile(rows)) {
+      case 1:
+        TilesOfOutputs<Block, 1>(a, x, row, rows);
+        break;
+      case 2:
+        TilesOfOutputs<Block, 2>(a, x, row, rows);
+        break;
+      case 4:
+        TilesOfOutputs<Block, 4>(a, x, row, rows);
+        break;
+      case 8:
+        TilesOfOutputs<Block, 8>(a, x, row, rows);
+        break;
+      default:
+        TilesOfOutputs<Block, 16>(a, x, row, rows);
+        break;
+    }
+  }
 }
 
 int Offset(DType dtype) {
@@ -259,41 +388,48 @@ int Offset(DType dtype) {
   }
 }
 
+// The sum of sixteen bytes.
+ADDER_SIMD int32_t SumOf(__m128i q) {
+  const __m128i fours = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), q);
+  const __m128i twos = _mm_add_epi32(fours, _mm_shuffle_epi32(fours, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(twos, _mm_shuffle_epi32(twos, 0xb1)));
+}
+
 // One block of 32.
-void RoundBlock(const BFloat16* x, bool minima, int offset, int half, Int8Activations* to) {
+void RoundBlock(const BFloat16* x, int offset, Int8Activations* to) {
   const F32 low = Load(x);
   const F32 high = Load(x + kLanes);
   // A NaN or infinity makes all products NaN: what goes wrong is to be seen.
   const float poison = ReduceSum(low * 0.0f + high * 0.0f);
-  const F32 d = Set(ReduceMax(Max(Abs(low), Abs(high))) + poison) / 127.0f;
+  const float d = (ReduceMax(Max(Abs(low), Abs(high))) + poison) / 127.0f;
   // A block of zeros, or of values too small to tell from them.
-  const F32 inverse = Select(d > Set(0x1p-120f), 1.0f / d, Zero());
-  const __m512i q_low = _mm512_cvtps_epi32((__m512)(low * inverse));
-  const __m512i q_high = _mm512_cvtps_epi32((__m512)(high * inverse));
-  const __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm512_cvtepi32_epi8(q_low)),
-                                            _mm512_cvtepi32_epi8(q_high), 1);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(to->q + 32 * half), q);
-  _mm256_store_ps(to->d + 8 * half, _mm512_castps512_ps256((__m512)d));
-  const __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
-  const __m256i correction =
-      minima ? _mm256_castps_si256(
-                   _mm256_mul_ps(_mm256_cvtepi32_ps(fours), _mm512_castps512_ps256((__m512)d)))
-             : _mm256_mullo_epi32(fours, _mm256_set1_epi32(-offset));
-  _mm256_store_si256(reinterpret_cast<__m256i*>(to->correction + 8 * half), correction);
+  const F32 inverse = Set(d > 0x1p-120f ? 1.0f / d : 0.0f);
+  const __m128i q_low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)(low * inverse)));
+  const __m128i q_high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)(high * inverse)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to->q), q_low);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to->q + 16), q_high);
+  const int32_t sum_low = SumOf(q_low);
+  const int32_t sum_high = SumOf(q_high);
+  to->d = d;
+  to->sum = d * static_cast<float>(sum_low + sum_high);
+  to->correction[0] = -offset * sum_low;
+  to->correction[1] = -offset * sum_high;
+  to->correction[2] = -offset * (sum_low + sum_high);
 }
 
 }  // namespace
 
 void Int8ActivationsKernel(const Int8ActivationsArguments& a) {
-  const int64_t pairs = (a.K + kPair - 1) / kPair;
-  const bool minima = a.W_dtype == DType::kQ4_K;
   const int offset = Offset(a.W_dtype);
-  for (int64_t row = 0; row < a.rows; ++row) {
-    Int8Activations* to = a.to + row * pairs;
-    if (a.K % kPair != 0) __builtin_memset(to + pairs - 1, 0, sizeof *to);
-    for (int64_t k = 0; k < a.K; k += 32) {
-      RoundBlock(a.x + row * a.x_stride + k, minima, offset, static_cast<int>(k / 32 % 2),
-                 to + k / kPair);
+  Int8Activations* to = a.to;
+  for (int64_t first = 0; first < a.rows; first += kInt8TileRows) {
+    const int64_t rows = a.rows - first < kInt8TileRows ? a.rows - first : kInt8TileRows;
+    const int64_t tile = RowsOfInt8Tile(rows);
+    for (int64_t k = 0; k < a.K; k += 32, to += tile) {
+      for (int64_t r = 0; r < rows; ++r) {
+        RoundBlock(a.x + (first + r) * a.x_stride + k, offset, to + r);
+      }
+      __builtin_memset(to + rows, 0, static_cast<size_t>(tile - rows) * sizeof *to);
     }
   }
 }

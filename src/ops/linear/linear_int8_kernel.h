@@ -10,21 +10,35 @@
 
 namespace adder::cpu {
 
-// 64 elements of a row of x: in blocks of 32, x ≈ d · q with q in [-127, 127].
-struct alignas(64) Int8Activations {
-  int8_t q[64];
-  float d[16];  // of the first block eight times, of the second eight times
-  // What the weights' offset takes from each lane's sum of four products: minus the offset times
-  // the sum of the lane's four q, an int32; for q4_k, whose minima are floats, d times that sum of
-  // q.
-  int32_t correction[16];
+// 32 elements of a row of x: x ≈ d · q with q in [-127, 127].
+struct Int8Activations {
+  int8_t q[32];
+  float d;
+  float sum;  // d · Σq, for weights that have a minimum
+  // Minus the weights' offset times the sum of q: of its first 16, of its last 16, of all.
+  int32_t correction[3];
 };
 
-// Rounds `rows` rows of bf16 to Int8Activations, K / 64 (rounded up, filled up with zeros) a row.
+// Rows of x that are multiplied together, and so lie together: those of a tile follow each other
+// for every 32 elements. The last tile is filled up to a power of two with rows that count for
+// nothing.
+inline constexpr int64_t kInt8TileRows = 16;
+inline int64_t RowsOfInt8Tile(int64_t rows) {
+  int64_t tile = 1;
+  while (tile < rows && tile < kInt8TileRows) tile *= 2;
+  return tile;
+}
+// Int8Activations in all.
+inline int64_t Int8ActivationsCount(int64_t rows, int64_t K) {
+  const int64_t whole = rows / kInt8TileRows * kInt8TileRows;
+  return (rows == whole ? rows : whole + RowsOfInt8Tile(rows - whole)) * (K / 32);
+}
+
+// Rounds `rows` rows of bf16 to Int8ActivationsCount(rows, K).
 struct Int8ActivationsArguments {
   const BFloat16* x = nullptr;
   int64_t x_stride = 0;
-  DType W_dtype = DType::kQ8_0;  // whose correction is wanted
+  DType W_dtype = DType::kQ8_0;  // whose offset is corrected
   Int8Activations* to = nullptr;
   int64_t rows = 0;
   int64_t K = 0;  // a multiple of 32
@@ -33,7 +47,7 @@ struct Int8ActivationsArguments {
 // As LinearArguments. An element's bits depend neither on the range of outputs nor on the other
 // rows.
 struct LinearInt8Arguments {
-  const Int8Activations* x = nullptr;  // (K + 63) / 64 a row
+  const Int8Activations* x = nullptr;  // Int8ActivationsCount(rows, K)
   const void* W = nullptr;
   DType W_dtype = DType::kQ8_0;
   int64_t W_row_bytes = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adder/backend/cpu/simd.h"
+#include "adder/ops/linear/linear_kernel.h"
 
 namespace adder::cpu::ADDER_ISA {
 
@@ -28,9 +29,8 @@ ADDER_SIMD void StoreLanes(F32 sums, int64_t count, Y* y, int64_t stride) {
   Store(sums, values);
   for (int64_t i = 0; i < count; ++i) y[i * stride] = values[i * kStep];
 }
-// Arguments: LinearArguments or LinearInt8Arguments.
-template <int kStep, class Arguments>
-ADDER_SIMD void StoreResults(const Arguments& a, F32 sums, int64_t count, int64_t at,
+template <int kStep>
+ADDER_SIMD void StoreResults(const LinearArguments& a, F32 sums, int64_t count, int64_t at,
                              int64_t stride) {
   switch (a.y_dtype) {
     case DType::kBF16:
@@ -43,8 +43,8 @@ ADDER_SIMD void StoreResults(const Arguments& a, F32 sums, int64_t count, int64_
 }
 
 // The results of one row of x for kOutputs outputs, from the sums of each in a vector of its own.
-template <int kOutputs, class Arguments>
-ADDER_SIMD void StoreRow(const Arguments& a, F32* sums, int64_t row, int64_t output) {
+template <int kOutputs>
+ADDER_SIMD void StoreRow(const LinearArguments& a, F32* sums, int64_t row, int64_t output) {
   constexpr int kLane = kLanes / kOutputs;
   F32 bias = Zero();
   for (int j = 0; j < kOutputs && a.bias != nullptr; ++j) bias[j * kLane] = a.bias[output + j];

@@ -6,6 +6,7 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
+#include "adder/ops/linear/linear_int8_kernel.h"
 #include "adder/ops/operator_test.h"
 
 namespace adder {
@@ -192,6 +193,44 @@ TEST(LinearTest, EightBitProductsAreExact) {
       }
     }
   });
+}
+
+// More rows than a tile has, and a last tile that is filled up.
+TEST(LinearTest, EightBitProductsTakeAnyNumberOfRows) {
+  if (!cpu::HasInt8Products()) GTEST_SKIP() << "this machine multiplies no integers of 8 bits";
+  Random random(10);
+  constexpr int64_t kK = 256;
+  constexpr int64_t kN = 37;
+  for (const DType dtype : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+    const Tensor W = RandomNormal(random, {kN, kK}).To(DType::kF32).To(dtype);
+    for (const int64_t rows : {16, 19, 35}) {
+      const Tensor x = RandomNormal(random, {rows, kK}).To(DType::kBF16);
+      std::vector<cpu::Int8Activations> rounded(
+          static_cast<size_t>(cpu::Int8ActivationsCount(rows, kK)));
+      cpu::Int8ActivationsKernel({.x = x.data<BFloat16>(),
+                                  .x_stride = kK,
+                                  .W_dtype = dtype,
+                                  .to = rounded.data(),
+                                  .rows = rows,
+                                  .K = kK});
+      const Tensor y = Tensor::Zeros({rows, kN}, DType::kF32);
+      cpu::LinearInt8Kernel({.x = rounded.data(),
+                             .W = W.raw(),
+                             .W_dtype = dtype,
+                             .W_row_bytes = DTypeBytes(dtype, kK),
+                             .y = y.raw(),
+                             .y_stride = kN,
+                             .rows = rows,
+                             .K = kK,
+                             .end = kN});
+      for (int64_t t = 0; t < rows; ++t) {
+        const Tensor alone = Tensor::Empty({1, kN}, DType::kF32);
+        Linear(x.Rows(t, 1), W, Tensor(), alone);
+        EXPECT_TRUE(SameBits(alone, y.Rows(t, 1)))
+            << DTypeName(dtype) << ", row " << t << " of " << rows;
+      }
+    }
+  }
 }
 
 // What goes wrong must be seen, not rounded away.
