@@ -153,9 +153,10 @@ TokenCorpus TokenCorpus::Parse(std::span<const std::byte> bytes, std::string sou
   bool sorted =
       corpus.begins_.front() == 0 && corpus.begins_.back() == static_cast<int64_t>(footer.tokens);
   bool has_target = false;
-  for (size_t i = 1; i < begins_count; ++i) {
-    sorted = sorted && corpus.begins_[i] > corpus.begins_[i - 1];
-    has_target = has_target || corpus.begins_[i] - corpus.begins_[i - 1] >= 2;
+  for (size_t i = 1; sorted && i < begins_count; ++i) {
+    sorted = corpus.begins_[i] > corpus.begins_[i - 1];
+    // Of neighbours in order from 0 on, so that no difference overflows.
+    has_target = has_target || (sorted && corpus.begins_[i] - corpus.begins_[i - 1] >= 2);
   }
   if (!sorted || !has_target) fail("its documents");
   corpus.source_ = std::move(source);
