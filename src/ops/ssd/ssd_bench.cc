@@ -74,6 +74,7 @@ void PrintRows(int64_t rows, int64_t heads, int64_t head_dim, int64_t states, DT
                                   .dC = like(call.inputs.C),
                                   .dD = like(call.inputs.D),
                                   .d_dt_bias = {},
+                                  .d_interval = {},
                                   .dh0 = {}};
   constexpr int64_t kSize = 768;
   const Tensor a = Tensor::Zeros({kSize, kSize}, DType::kF32);
