@@ -58,6 +58,8 @@ for source in "${library[@]}" "$out/boost_json.cc"; do
 done
 rm -f "$out/libadder.a"
 aarch64-linux-gnu-ar rcs "$out/libadder.a" "${objects[@]}"
+# Tests of what a process reads when it starts run themselves anew, which only the emulator could.
+restarting='InstructionSetTest.TheBest*:InstructionSetTest.TheEnvironment*:LogTest.*'
 ran=0
 for source in "${tests[@]}"; do
   name=$(basename "$source" .cc)
@@ -74,7 +76,7 @@ for source in "${tests[@]}"; do
   fi
   echo "$name:"
   OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $emulator -L /usr/aarch64-linux-gnu "$out/$name" \
-    --gtest_brief=1
+    --gtest_brief=1 --gtest_filter="-$restarting"
   ran=$((ran + 1))
 done
 echo "$ran of ${#tests[@]} tests ran"
