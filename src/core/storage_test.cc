@@ -11,12 +11,20 @@
 
 #include "adder/core/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define ADDER_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
+#if defined(__has_feature)
 #define ADDER_ADDRESS_SANITIZER __has_feature(address_sanitizer)
+#define ADDER_THREAD_SANITIZER __has_feature(thread_sanitizer)
+#else
+#ifdef __SANITIZE_ADDRESS__
+#define ADDER_ADDRESS_SANITIZER 1
 #else
 #define ADDER_ADDRESS_SANITIZER 0
+#endif
+#ifdef __SANITIZE_THREAD__
+#define ADDER_THREAD_SANITIZER 1
+#else
+#define ADDER_THREAD_SANITIZER 0
+#endif
 #endif
 
 namespace adder {
@@ -122,8 +130,8 @@ TEST(StorageTest, AbsentDevicesAndImpossibleSizesAreErrors) {
   EXPECT_EQ(code(1, {DeviceType::kCuda, 0}), ErrorCode::kUnsupported);
   EXPECT_EQ(code(INT64_MAX, {}), ErrorCode::kOutOfMemory);
   EXPECT_EQ(code(-1, {}), ErrorCode::kOutOfMemory);
-  // The address sanitizer ends the program for such a request instead of refusing it.
-  if (!ADDER_ADDRESS_SANITIZER) {
+  // Sanitizers end the program for such a request instead of refusing it.
+  if (!ADDER_ADDRESS_SANITIZER && !ADDER_THREAD_SANITIZER) {
     EXPECT_EQ(code(int64_t{1} << 61, {}), ErrorCode::kOutOfMemory);
   }
 }
