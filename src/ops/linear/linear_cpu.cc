@@ -18,8 +18,9 @@ namespace {
 int64_t FewRows(DType x, DType W) { return x == DType::kF32 && W != DType::kF32 ? 32 : 16; }
 // Elements of W that are worth a thread.
 constexpr int64_t kGrainElements = 8192;
-// Elements of W that are unpacked at once for oneDNN: they stay in the last-level cache.
-constexpr int64_t kUnpackedElements = int64_t{1} << 20;
+// Elements of W that are unpacked at once for oneDNN: they stay in the last-level cache, and most
+// projections need not be cut, which costs a copy of the result.
+constexpr int64_t kUnpackedElements = int64_t{1} << 22;
 
 int64_t RowBytes(const Tensor& W) { return DTypeBytes(W.dtype(), W.stride(0)); }
 

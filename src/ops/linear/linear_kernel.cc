@@ -5,6 +5,8 @@
 // panels: some rows of W, unpacked into the first-level cache, times all rows of x.
 #include "adder/ops/linear/linear_kernel.h"
 
+#include <cstddef>
+
 #include "adder/backend/cpu/simd.h"
 #include "adder/backend/cpu/unpack_simd.h"
 #include "adder/ops/linear/linear_results_simd.h"
@@ -16,13 +18,16 @@ namespace {
 // one of x must fit the registers of the set.
 constexpr int kDirectRows = kLanes == 16 ? 4 : 2;
 constexpr int kDirectOutputs = 4;
+// Bytes of W to fetch ahead: what the memory of a core at full speed has under way, and more for
+// two. In rows it would be too little for narrow ones.
+constexpr int64_t kFetchAhead = 16384;
 constexpr int kPanelRows = 4;
 constexpr int kPanelOutputs = kLanes == 16 ? 6 : 3;
-// Elements of a row of W in a panel: six rows and the tile's of x fit the first-level cache.
-constexpr int64_t kPanelDepth = 1024;
+// Elements of a row of W in a panel: six rows fit the first-level cache.
+template <class X>
+constexpr int64_t kPanelDepth = 4096 / sizeof(X);
 // Rows of x whose sums are kept while W goes by.
 constexpr int64_t kPanelMostRows = 64;
-static_assert(kPanelMostRows % kLanes == 0);
 
 // How products are formed: f32 lanes, or pairs of bf16.
 struct F32Product {
@@ -68,6 +73,7 @@ template <class Product>
 ADDER_SIMD const typename Product::X* RowOfX(const LinearArguments& a, int64_t row) {
   return static_cast<const typename Product::X*>(a.x) + row * a.x_stride;
 }
+
 // ---- Few rows -----------------------------------------------------------------------------------
 
 // Vector i of group g of a block of W's row.
@@ -81,9 +87,19 @@ ADDER_SIMD typename Product::Vector WeightVector(const uint8_t* block, const Gro
   }
 }
 
-// kRows rows of x from `row` times kOutputs rows of W from `output`. Meanwhile fetches the rows of
-// W that come next: a row is too short for the machine to notice in time that it is read from end
-// to end.
+// Fetches what lies kFetchAhead behind `bytes` bytes at W in each of kRows rows. One after the
+// other these are rows, as they lie in memory, from end to end: a row is too short for the machine
+// to notice in time. Past the last row this fetches what nobody needs, but cannot fault.
+template <int kRows>
+ADDER_SIMD void FetchAhead(const uint8_t* W, int64_t row_bytes, int bytes) {
+  for (int j = 0; j < kRows; ++j) {
+    for (int line = 0; line < bytes; line += 64) {
+      __builtin_prefetch(W + j * row_bytes + kFetchAhead + line, 0, 2);
+    }
+  }
+}
+
+// kRows rows of x from `row` times kOutputs rows of W from `output`.
 template <class Product, class T, int kRows, int kOutputs>
 void DirectTile(const LinearArguments& a, int64_t row, int64_t output) {
   using U = Unpack<T>;
@@ -94,13 +110,8 @@ void DirectTile(const LinearArguments& a, int64_t row, int64_t output) {
   int64_t k = 0;
   for (; k + U::kElements <= a.K; k += U::kElements, W += U::kBytes) {
     typename U::Header headers[kOutputs];
-    for (int j = 0; j < kOutputs; ++j) {
-      headers[j] = U::Read(W + j * a.W_row_bytes);
-      // Past the last row of W this fetches what nobody needs, but cannot fault.
-      for (int line = 0; line < U::kBytes; line += 64) {
-        __builtin_prefetch(W + (kOutputs + j) * a.W_row_bytes + line, 0, 2);
-      }
-    }
+    for (int j = 0; j < kOutputs; ++j) headers[j] = U::Read(W + j * a.W_row_bytes);
+    FetchAhead<kOutputs>(W, a.W_row_bytes, U::kBytes);
 #pragma GCC unroll 8
     for (int g = 0; g < U::kElements / kGroup; ++g) {
 #pragma GCC unroll 4
@@ -161,66 +172,95 @@ template <class Product>
 struct Panel {
   const typename Product::X* w;
   int64_t stride;
+  int64_t output;
   int64_t k;
   int64_t depth;
-  // The bytes of W to fetch meanwhile: those of a step, and where the next panel's begin.
+  // The bytes of W that the next panel begins with, and how many of them a step takes.
   const uint8_t* next;
-  int64_t next_step;
+  int64_t step_bytes;
 };
 
-// Adds kRows rows of x times the kOutputs rows of the panel to their sums.
-template <class Product, int kRows, int kOutputs, bool kFetch>
+// kRows rows of x times the kOutputs rows of the panel: begins the sums with a row's first panel,
+// keeps them from one panel to the next, stores the results with the last. Every loop is unrolled:
+// one that is not would keep the sums in memory.
+//
+// Meanwhile fetches `fetched` bytes a step of each row of the next panel, from `next` on.
+template <class Product, int kRows, int kOutputs>
 void PanelTile(const LinearArguments& a, const Panel<Product>& panel, int64_t row,
-               F32 (*kept)[kPanelOutputs]) {
+               const uint8_t* next, int64_t fetched, F32 (*kept)[kPanelOutputs]) {
   using X = typename Product::X;
+  using Vector = typename Product::Vector;
   const X* x = RowOfX<Product>(a, row) + panel.k;
   const X* w = panel.w;
   F32 sums[kRows][kOutputs];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kOutputs; ++j) sums[r][j] = kept[r][j];
+#pragma GCC unroll 8
+    for (int j = 0; j < kOutputs; ++j) sums[r][j] = panel.k == 0 ? Zero() : kept[r][j];
   }
   int64_t k = 0;
-  const uint8_t* next = panel.next;
   for (; k + Product::kStep <= panel.depth; k += Product::kStep) {
-    typename Product::Vector v[kOutputs];
+    Vector v[kOutputs];
+#pragma GCC unroll 8
     for (int j = 0; j < kOutputs; ++j) {
       v[j] = Product::From(w + j * panel.stride + k);
-      if (kFetch) __builtin_prefetch(next + j * a.W_row_bytes, 0, 2);
+      __builtin_prefetch(next + j * a.W_row_bytes, 0, 2);
     }
-    next += panel.next_step;
+    next += fetched;
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const typename Product::Vector u = Product::From(x + r * a.x_stride + k);
+      const Vector u = Product::From(x + r * a.x_stride + k);
+#pragma GCC unroll 8
       for (int j = 0; j < kOutputs; ++j) sums[r][j] = Product::Dot(u, v[j], sums[r][j]);
     }
   }
   if (const int64_t rest = panel.depth - k; rest > 0) {
-    typename Product::Vector v[kOutputs];
+    Vector v[kOutputs];
+#pragma GCC unroll 8
     for (int j = 0; j < kOutputs; ++j) v[j] = Product::FromPartial(w + j * panel.stride + k, rest);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const typename Product::Vector u = Product::FromPartial(x + r * a.x_stride + k, rest);
+      const Vector u = Product::FromPartial(x + r * a.x_stride + k, rest);
+#pragma GCC unroll 8
       for (int j = 0; j < kOutputs; ++j) sums[r][j] = Product::Dot(u, v[j], sums[r][j]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kOutputs; ++j) kept[r][j] = sums[r][j];
+  if (panel.k + panel.depth < a.K) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kOutputs; ++j) kept[r][j] = sums[r][j];
+    }
+    return;
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kOutputs; ++j) {
+    const int64_t output = panel.output + j;
+    F32 of_rows[kPanelRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kPanelRows; ++r) of_rows[r] = r < kRows ? sums[r][j] : Zero();
+    const F32 bias = Set(a.bias == nullptr ? 0.0f : a.bias[output]);
+    StoreResults<kLanes / kPanelRows>(a, SumOfEach<kPanelRows>(of_rows) + bias, kRows,
+                                      row * a.y_stride + output, a.y_stride);
   }
 }
 
-// All of up to kPanelMostRows rows of x from `row` times the panel.
+// All of up to kPanelMostRows rows of x from `row` times the panel. Each tile fetches its share of
+// the next one, so that the memory is never idle.
 template <class Product, int kOutputs>
 void PanelRows(const LinearArguments& a, const Panel<Product>& panel, int64_t row, int64_t rows,
                F32 (*sums)[kPanelOutputs]) {
+  const int64_t tiles = (rows + kPanelRows - 1) / kPanelRows;
+  const int64_t fetched = (panel.step_bytes + tiles - 1) / tiles;
+  const int64_t share = panel.depth / Product::kStep * fetched;
+  const uint8_t* next = panel.next;
   int64_t r = 0;
-  for (; r + kPanelRows <= rows; r += kPanelRows) {
-    if (r == 0) {
-      PanelTile<Product, kPanelRows, kOutputs, true>(a, panel, row, sums);
-    } else {
-      PanelTile<Product, kPanelRows, kOutputs, false>(a, panel, row + r, sums + r);
-    }
+  for (; r + kPanelRows <= rows; r += kPanelRows, next += share) {
+    PanelTile<Product, kPanelRows, kOutputs>(a, panel, row + r, next, fetched, sums + r);
   }
-  if (rows - r == 3) PanelTile<Product, 3, kOutputs, false>(a, panel, row + r, sums + r);
-  if (rows - r == 2) PanelTile<Product, 2, kOutputs, false>(a, panel, row + r, sums + r);
-  if (rows - r == 1) PanelTile<Product, 1, kOutputs, false>(a, panel, row + r, sums + r);
+  if (rows - r == 3) PanelTile<Product, 3, kOutputs>(a, panel, row + r, next, fetched, sums + r);
+  if (rows - r == 2) PanelTile<Product, 2, kOutputs>(a, panel, row + r, next, fetched, sums + r);
+  if (rows - r == 1) PanelTile<Product, 1, kOutputs>(a, panel, row + r, next, fetched, sums + r);
 }
 
 // Writes `depth` elements of a row of W, from `block` on, as the product takes them.
@@ -255,45 +295,35 @@ void PanelOutputs(const LinearArguments& a, int64_t output, int64_t row, int64_t
   using U = Unpack<T>;
   using X = typename Product::X;
   constexpr bool kAsItIs = kSame<T, X>;
+  constexpr int64_t kDepth = kPanelDepth<X>;
   alignas(64) F32 sums[kPanelMostRows][kPanelOutputs];
-  alignas(64) X unpacked[kAsItIs ? 1 : kOutputs * kPanelDepth];
-  const int64_t whole_rows = (rows + kLanes - 1) / kLanes * kLanes;
-  for (int64_t r = 0; r < whole_rows; ++r) {
-    for (int j = 0; j < kOutputs; ++j) sums[r][j] = Zero();
-  }
-  for (int64_t k = 0; k < a.K; k += kPanelDepth) {
-    const int64_t depth = a.K - k < kPanelDepth ? a.K - k : kPanelDepth;
+  // Bytes, because a BFloat16 begins as zero: that took a tenth of the time.
+  alignas(64) std::byte bytes[kAsItIs ? 1 : kOutputs * kDepth * sizeof(X)];
+  [[maybe_unused]] X* const unpacked = reinterpret_cast<X*>(bytes);
+  for (int64_t k = 0; k < a.K; k += kDepth) {
+    const int64_t depth = a.K - k < kDepth ? a.K - k : kDepth;
     const uint8_t* W = RowOf(a, output) + k / U::kElements * U::kBytes;
     Panel<Product> panel = {.w = reinterpret_cast<const X*>(W),
                             .stride = a.W_row_bytes / static_cast<int64_t>(sizeof(X)),
+                            .output = output,
                             .k = k,
                             .depth = depth,
                             .next = W + kOutputs * a.W_row_bytes,
-                            .next_step = Product::kStep * U::kBytes / U::kElements};
+                            .step_bytes = Product::kStep * U::kBytes / U::kElements};
     if constexpr (!kAsItIs) {
       for (int j = 0; j < kOutputs; ++j) {
-        UnpackForProduct<Product, T>(W + j * a.W_row_bytes, depth, unpacked + j * kPanelDepth);
+        UnpackForProduct<Product, T>(W + j * a.W_row_bytes, depth, unpacked + j * kDepth);
       }
       panel.w = unpacked;
-      panel.stride = kPanelDepth;
+      panel.stride = kDepth;
     }
     PanelRows<Product, kOutputs>(a, panel, row, rows, sums);
-  }
-  for (int j = 0; j < kOutputs; ++j) {
-    const F32 bias = Set(a.bias == nullptr ? 0.0f : a.bias[output + j]);
-    for (int64_t r = 0; r < rows; r += kLanes) {
-      F32 of_rows[kLanes];
-      for (int i = 0; i < kLanes; ++i) of_rows[i] = sums[r + i][j];
-      const int64_t count = rows - r < kLanes ? rows - r : kLanes;
-      StoreResults<1>(a, SumOfEach<kLanes>(of_rows) + bias, count,
-                      (row + r) * a.y_stride + output + j, a.y_stride);
-    }
   }
 }
 
 template <class Product, class T>
 void Panels(const LinearArguments& a) {
-  static_assert(kPanelDepth % Unpack<T>::kElements == 0);
+  static_assert(kPanelDepth<typename Product::X> % Unpack<T>::kElements == 0);
   for (int64_t row = 0; row < a.rows; row += kPanelMostRows) {
     const int64_t rows = a.rows - row < kPanelMostRows ? a.rows - row : kPanelMostRows;
     int64_t output = a.begin;
