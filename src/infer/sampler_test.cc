@@ -6,7 +6,10 @@
 
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "adder/core/error.h"
 
@@ -59,6 +62,28 @@ TEST(Sampler, GreedyTakesTheMostLikelyAndOfEqualsTheFirst) {
   options.temperature = 0.0;
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 1.0}});
   ExpectDistribution(SamplingDistribution(std::array{0.5f, 2.0f, 2.0f}, options), {{1, 1.0}});
+}
+
+// Logits are searched in blocks: every place of a vocabulary of no whole number of them, and what
+// is no number is found in every place too.
+TEST(Sampler, GreedySearchesAllOfALargeVocabulary) {
+  SamplingOptions options = Plain();
+  options.temperature = 0.0;
+  std::vector<float> logits(700);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = -1.0f - static_cast<float>(i % 13);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const float before = logits[i];
+    logits[i] = 0.25f;
+    EXPECT_EQ(SamplingDistribution(logits, options).front().token, static_cast<int32_t>(i));
+    const float after = std::exchange(logits.back(), 0.25f);  // as likely, but later
+    EXPECT_EQ(SamplingDistribution(logits, options).front().token, static_cast<int32_t>(i));
+    logits.back() = after;
+    for (const float wrong : {std::nanf(""), kInfinity}) {
+      logits[i] = wrong;
+      EXPECT_EQ(CodeOf([&] { SamplingDistribution(logits, options); }), ErrorCode::kNumeric);
+    }
+    logits[i] = before;
+  }
 }
 
 TEST(Sampler, TemperatureSharpensAndFlattens) {
