@@ -1,10 +1,11 @@
-// adder bench generate: how fast a model reads a prompt and continues it, beside the time its
+// adder bench generate: how fast a model reads prompts and continues them, beside the time its
 // matrix products and its memory traffic alone must take on this machine.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "adder/infer/sampler.h"
 #include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
+#include "adder/models/gguf_checkpoint.h"
 
 namespace adder {
 namespace {
@@ -26,9 +28,11 @@ namespace {
 constexpr double kRoofSeconds = 0.2;
 
 struct Options {
-  std::string directory;
+  std::string model;
   std::string size;
   std::string dtype = "f32";
+  std::string quantize;
+  int64_t batch = 1;
   int64_t prompt_length = 512;
   int64_t gen_length = 128;
   int repetitions = 5;
@@ -37,30 +41,46 @@ struct Options {
 
 std::unique_ptr<BlockLanguageModel> MakeModel(const Options& options) {
   const DType dtype = ParseDType(options.dtype);
-  if (!options.directory.empty()) return LoadModel(options.directory, dtype);
-  auto model = std::make_unique<BlockLanguageModel>(ModelConfig::Published(options.size), dtype);
-  InitializeModel(*model, /*seed=*/1);
+  std::unique_ptr<BlockLanguageModel> model;
+  if (options.size.empty()) {
+    model = LoadModel(options.model, dtype);
+  } else {
+    model = std::make_unique<BlockLanguageModel>(ModelConfig::Published(options.size), dtype);
+    InitializeModel(*model, /*seed=*/1);
+  }
+  if (!options.quantize.empty()) QuantizeModel(*model, ParseDType(options.quantize));
   return model;
+}
+
+// The dtype that most of the weights are read in.
+DType WeightDType(const BlockLanguageModel& model) {
+  std::map<DType, int64_t> elements;
+  for (const Parameter& p : model.parameters()) {
+    if (!p.full_precision) elements[p.compute.dtype()] += p.compute.elements();
+  }
+  const auto less = [](const auto& a, const auto& b) { return a.second < b.second; };
+  return std::max_element(elements.begin(), elements.end(), less)->first;
 }
 
 // What the model cannot do without, from its dimensions.
 struct Work {
-  double prefill_flops = 0;  // matrix products over the prompt, the head on its last row only
-  double decode_bytes = 0;   // weights read once, state read and written once, for a token
+  double prefill_flops = 0;  // matrix products over the prompts, the head on their last rows only
+  double decode_bytes = 0;   // a step: weights read once, all states read and written once
 };
 
-Work WorkOf(const BlockLanguageModel& model, const State& state, int64_t prompt_length) {
+Work WorkOf(const BlockLanguageModel& model, const Options& options) {
   const ModelConfig& c = model.config();
   const MatrixFlops flops = MatrixFlopsOfARow(model);
   Work work;
-  work.prefill_flops = static_cast<double>(prompt_length) * flops.blocks + flops.head;
-  for (const Parameter& p : std::as_const(model).parameters()) {
+  work.prefill_flops = static_cast<double>(options.batch) *
+                       (static_cast<double>(options.prompt_length) * flops.blocks + flops.head);
+  for (const Parameter& p : model.parameters()) {
     // Of an embedding that is not the head too, one row is read.
     const bool lookup =
         p.name == ParameterNames::Of(c.architecture).embedding && !c.tie_word_embeddings;
     if (!lookup) work.decode_bytes += static_cast<double>(p.compute.bytes());
   }
-  work.decode_bytes += 2.0 * static_cast<double>(state.bytes());
+  work.decode_bytes += 2.0 * static_cast<double>(model.InitialState(options.batch).bytes());
   return work;
 }
 
@@ -69,45 +89,59 @@ struct Measurement {
   double decode_seconds = 0;
 };
 
-// Reads the prompt, then adds the most likely token gen_length times.
-Measurement Generate(const BlockLanguageModel& model, const Tensor& prompt, int64_t gen_length) {
-  Measurement m;
+// Reads the prompts [batch, length] together, then adds the most likely token to each gen_length
+// times.
+Measurement Generate(const BlockLanguageModel& model, const Tensor& prompts, int64_t gen_length) {
+  const int64_t batch = prompts.dim(0);
   Random random(1);
-  State state = model.InitialState(1);
-  int32_t token = 0;
-  const auto choose = [&](const Tensor& hidden) {
-    const Tensor logits = model.Logits(hidden.Rows(hidden.dim(0) - 1, 1));
-    token = SampleToken({logits.data<float>(), static_cast<size_t>(logits.elements())},
-                        {.temperature = 0}, {}, random);
-  };
-  m.prefill_seconds = SecondsOf(
-      [&] { choose(model.Forward(prompt, SequenceLayout::Single(prompt.dim(0)), &state)); });
-  m.decode_seconds = SecondsOf([&] {
-    for (int64_t i = 0; i < gen_length; ++i) {
-      const Tensor input = Tensor::From<int32_t>({1}, std::span<const int32_t>(&token, 1));
-      choose(model.Forward(input, SequenceLayout::Single(1), &state));
+  State state = model.InitialState(batch);
+  const Tensor tokens = Tensor::Empty({batch}, DType::kI32);
+  // hidden: `rows` rows of each sequence.
+  const auto choose = [&](const Tensor& hidden, int64_t rows) {
+    // The last row of each, one after the other.
+    const Tensor last = hidden.Reshape({batch, rows * hidden.dim(1)})
+                            .Columns((rows - 1) * hidden.dim(1), hidden.dim(1));
+    const Tensor logits = model.Logits(last);
+    for (int64_t i = 0; i < batch; ++i) {
+      const float* row = logits.data<float>() + i * logits.dim(1);
+      tokens.data<int32_t>()[i] =
+          SampleToken({row, static_cast<size_t>(logits.dim(1))}, {.temperature = 0}, {}, random);
     }
+  };
+  const auto layout_of = [&](int64_t rows) {
+    return SequenceLayout::FromLengths(std::vector<int64_t>(static_cast<size_t>(batch), rows));
+  };
+  Measurement m;
+  m.prefill_seconds = SecondsOf([&] {
+    const int64_t length = prompts.dim(1);
+    choose(model.Forward(prompts.Reshape({batch * length}), layout_of(length), &state), length);
+  });
+  m.decode_seconds = SecondsOf([&] {
+    const SequenceLayout step = layout_of(1);
+    for (int64_t i = 0; i < gen_length; ++i) choose(model.Forward(tokens, step, &state), 1);
   });
   return m;
 }
 
 void Run(const Options& options) {
-  if (options.directory.empty() == options.size.empty()) {
-    throw UsageError("give either --model DIR or --size NAME");
+  if (options.model.empty() == options.size.empty()) {
+    throw UsageError("give either --model PATH or --size NAME");
   }
   const std::unique_ptr<BlockLanguageModel> model = MakeModel(options);
   Random random(2);
-  std::vector<int32_t> prompt_tokens;
-  for (int64_t i = 0; i < options.prompt_length; ++i) {
-    prompt_tokens.push_back(
-        static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(model->vocab_size()))));
+  const Tensor prompts = Tensor::Empty({options.batch, options.prompt_length}, DType::kI32);
+  for (int64_t i = 0; i < prompts.elements(); ++i) {
+    prompts.data<int32_t>()[i] =
+        static_cast<int32_t>(random.NextBelow(static_cast<uint64_t>(model->vocab_size())));
   }
-  const Tensor prompt = Tensor::From<int32_t>({options.prompt_length}, prompt_tokens);
-  const Work work = WorkOf(*model, model->InitialState(1), options.prompt_length);
+  const double prompt_tokens = static_cast<double>(prompts.elements());
+  const double steps = static_cast<double>(options.gen_length);
+  const double batch = static_cast<double>(options.batch);
+  const Work work = WorkOf(*model, options);
   const bool bf16 = model->compute_dtype() == DType::kBF16;
   const int threads = cpu::ThreadCount();
 
-  Generate(*model, prompt, 4);  // generates code, touches memory
+  Generate(*model, prompts, 4);  // generates code, touches memory
   // Roofs and work in turns, because the machine's speed may change with its other tenants.
   std::vector<double> matmul, fma, read, prefill, decode;
   for (int i = 0; i < options.repetitions; ++i) {
@@ -117,18 +151,19 @@ void Run(const Options& options) {
     matmul.push_back(roof(cpu::Roof::kF32MatMul, cpu::Roof::kBF16MatMul));
     fma.push_back(roof(cpu::Roof::kF32Fma, cpu::Roof::kBF16Dot));
     read.push_back(roof(cpu::Roof::kRead, cpu::Roof::kRead));
-    const Measurement m = Generate(*model, prompt, options.gen_length);
-    prefill.push_back(static_cast<double>(options.prompt_length) / m.prefill_seconds);
-    decode.push_back(static_cast<double>(options.gen_length) / m.decode_seconds);
+    const Measurement m = Generate(*model, prompts, options.gen_length);
+    prefill.push_back(prompt_tokens / m.prefill_seconds);
+    decode.push_back(batch * steps / m.decode_seconds);
   }
-  const double prefill_flops_a_token =
-      work.prefill_flops / static_cast<double>(options.prompt_length);
+  const double prefill_flops_a_token = work.prefill_flops / prompt_tokens;
   const double gemm_roof = Median(matmul) / prefill_flops_a_token;
   const double fma_roof = Median(fma) / prefill_flops_a_token;
-  const double memory_roof = Median(read) / work.decode_bytes;
-  PrintFields({{"model", options.size.empty() ? options.directory : options.size},
+  const double memory_roof = batch * Median(read) / work.decode_bytes;
+  PrintFields({{"model", options.size.empty() ? options.model : options.size},
                {"dtype", options.dtype},
+               {"weights", DTypeName(WeightDType(*model))},
                {"threads", threads},
+               {"batch", options.batch},
                {"prompt_length", options.prompt_length},
                {"gen_length", options.gen_length},
                {"repetitions", options.repetitions},
@@ -141,7 +176,7 @@ void Run(const Options& options) {
                {"prefill_fma_roof_tokens_per_s", fma_roof},
                {"prefill_share_of_gemm_roof", Median(prefill) / gemm_roof},
                {"prefill_share_of_fma_roof", Median(prefill) / fma_roof},
-               {"decode_bytes_per_token", work.decode_bytes},
+               {"decode_bytes_per_step", work.decode_bytes},
                {"memory_read_bytes_per_s", Median(read)},
                {"decode_memory_roof_tokens_per_s", memory_roof},
                {"decode_share_of_memory_roof", Median(decode) / memory_roof}},
@@ -153,18 +188,28 @@ void Run(const Options& options) {
 void AddBenchGenerate(CLI::App& bench) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
-      bench.add_subcommand("generate", "Reading a prompt and continuing it, one sequence");
-  command->add_option("--model", options->directory, "Model directory")->type_name("DIR");
+      bench.add_subcommand("generate", "Reading prompts and continuing them, one or many together");
+  command->add_option("--model", options->model, "Model directory or GGUF file")->type_name("PATH");
   command
       ->add_option("--size", options->size,
-                   "Random weights of a published size: 130m, 370m, 790m, 1.4b, 2.8b")
+                   "Random weights of a published size: 130m to 2.8b (Mamba), mamba2-130m to "
+                   "mamba2-2.7b, pythia-70m to pythia-2.8b")
       ->type_name("NAME");
   AddDTypeOption(*command, options->dtype);
-  command->add_option("--prompt-length", options->prompt_length, "Tokens of the prompt")
+  command
+      ->add_option("--quantize", options->quantize,
+                   "Quantize the weights first, as adder convert does")
+      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k", "q6_k"}))
+      ->type_name("TYPE");
+  command->add_option("--batch", options->batch, "Prompts, read and continued together")
+      ->check(CLI::Range(1, 1 << 12))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--prompt-length", options->prompt_length, "Tokens of each prompt")
       ->check(CLI::Range(1, 1 << 24))
       ->type_name("N")
       ->capture_default_str();
-  command->add_option("--gen-length", options->gen_length, "Tokens to generate")
+  command->add_option("--gen-length", options->gen_length, "Tokens to generate for each prompt")
       ->check(CLI::Range(1, 1 << 24))
       ->type_name("N")
       ->capture_default_str();

@@ -479,4 +479,11 @@ GgufContent MakeGguf(const BlockLanguageModel& model, DType weights,
   return content;
 }
 
+void QuantizeModel(BlockLanguageModel& model, DType weights) {
+  for (Parameter& p : model.parameters()) {
+    if (!p.full_precision) p.value = Convert(p.value, GgufDType(p, p.value.shape(), weights));
+  }
+  model.ParametersChanged();
+}
+
 }  // namespace adder

@@ -39,4 +39,7 @@ GgufContent MakeGguf(const BlockLanguageModel& model, DType weights,
 // else f16, where a row is no whole number of blocks.
 DType GgufDType(const Parameter& parameter, const Shape& shape, DType weights);
 
+// Gives the parameters the values that they would have read back from a file of `weights`.
+void QuantizeModel(BlockLanguageModel& model, DType weights);
+
 }  // namespace adder
