@@ -98,10 +98,9 @@ class Conversion {
   void WriteGgufFile(const fs::path& output, DType dtype) {
     GgufContent content =
         MakeGguf(*model_, dtype, [&](double share) { Draw(0.8 * share, "converting"); });
-    if (tokenizer_) {
-      for (auto& entry : VocabularyMetadata(PaddedVocabulary())) {
-        content.metadata.push_back(std::move(entry));
-      }
+    for (auto& entry :
+         tokenizer_ ? VocabularyMetadata(PaddedVocabulary()) : NoVocabularyMetadata()) {
+      content.metadata.push_back(std::move(entry));
     }
     Draw(0.8, "writing");
     WriteGguf(output, content.metadata, content.tensors);

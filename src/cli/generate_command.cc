@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -94,10 +95,15 @@ class GenerateCommand {
     return session;
   }
 
-  // Adds the prompt's tokens. A model predicts from at least one token: a new conversation without
-  // a prompt begins with the model's begin token, or with a newline where it has none.
+  // Adds the prompt's tokens, in a new conversation behind those that a text begins with. A model
+  // predicts from at least one token: a new conversation without a prompt begins with the model's
+  // begin token, or with a newline where it has none.
   void Append(Session& session, const std::string& prompt) const {
     std::vector<int32_t> tokens = tokenizer_->Encode(prompt);
+    if (options_.state_in.empty()) {
+      const std::span<const int32_t> prefix = tokenizer_->prefix_tokens();
+      tokens.insert(tokens.begin(), prefix.begin(), prefix.end());
+    }
     if (tokens.empty() && session.pending.empty()) {
       const int64_t bos = model_->config().bos_token_id;
       tokens = bos >= 0 ? std::vector{static_cast<int32_t>(bos)} : tokenizer_->Encode("\n");

@@ -3,6 +3,8 @@
 
 #include <limits>
 
+#include "adder/core/error.h"
+
 namespace adder {
 namespace {
 
@@ -24,6 +26,9 @@ bool Flag(const GgufFile& file, const char* key, bool fallback) {
 Vocabulary ReadVocabulary(const GgufFile& file) {
   Vocabulary vocabulary;
   vocabulary.model = file.String(kPrefix + "model");
+  if (vocabulary.model == "none" || vocabulary.model == "no_vocab") {
+    throw Error(ErrorCode::kNotFound, file.path().string() + ": the file has no tokenizer");
+  }
   if (file.Find(kPrefix + "pre") != nullptr) vocabulary.pre = file.String(kPrefix + "pre");
   vocabulary.tokens = file.Strings(kPrefix + "tokens");
   const size_t count = vocabulary.tokens.size();
@@ -93,6 +98,10 @@ std::vector<std::pair<std::string, GgufValue>> VocabularyMetadata(const Vocabula
   add("add_eos_token", vocabulary.add_eos);
   if (vocabulary.model == "llama") add("add_space_prefix", vocabulary.add_space_prefix);
   return metadata;
+}
+
+std::vector<std::pair<std::string, GgufValue>> NoVocabularyMetadata() {
+  return {{kPrefix + "model", "none"}};
 }
 
 }  // namespace adder

@@ -15,5 +15,7 @@ namespace adder {
 Vocabulary ReadVocabulary(const GgufFile& file);
 
 std::vector<std::pair<std::string, GgufValue>> VocabularyMetadata(const Vocabulary& vocabulary);
+// Of a file without a tokenizer: llama.cpp opens none that says nothing of it.
+std::vector<std::pair<std::string, GgufValue>> NoVocabularyMetadata();
 
 }  // namespace adder
