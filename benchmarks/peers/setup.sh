@@ -34,7 +34,7 @@ case ${1:-pytorch} in
     touch .venv-llama-cpp/complete
     ;;
   *)
-    sed -n '3p' "$0" | sed 's/^# //' >&2
+    echo "usage: benchmarks/peers/setup.sh [pytorch|llama_cpp]" >&2
     exit 2
     ;;
 esac
