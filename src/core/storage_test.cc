@@ -11,24 +11,24 @@
 
 #include "adder/core/error.h"
 
-#if defined(__has_feature)
-#define ADDER_ADDRESS_SANITIZER __has_feature(address_sanitizer)
-#define ADDER_THREAD_SANITIZER __has_feature(thread_sanitizer)
-#else
-#ifdef __SANITIZE_ADDRESS__
-#define ADDER_ADDRESS_SANITIZER 1
-#else
-#define ADDER_ADDRESS_SANITIZER 0
-#endif
-#ifdef __SANITIZE_THREAD__
-#define ADDER_THREAD_SANITIZER 1
-#else
-#define ADDER_THREAD_SANITIZER 0
-#endif
-#endif
-
 namespace adder {
 namespace {
+
+#if defined(__has_feature)
+constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
+constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
+#else
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kAddressSanitizer = true;
+#else
+constexpr bool kAddressSanitizer = false;
+#endif
+#ifdef __SANITIZE_THREAD__
+constexpr bool kThreadSanitizer = true;
+#else
+constexpr bool kThreadSanitizer = false;
+#endif
+#endif
 
 TEST(StorageTest, IsAlignedAndWritableToTheLastByte) {
   for (const int64_t bytes : {0, 1, 63, 64, 65, 4097, 262143, 262144, 262145, 1000003, 9000001}) {
@@ -56,7 +56,7 @@ TEST(StorageTest, BlocksInUseAreDistinct) {
 }
 
 TEST(StorageTest, LargeBlocksAreReusedUntilReleased) {
-  if (ADDER_ADDRESS_SANITIZER) GTEST_SKIP() << "blocks are not reused under the address sanitizer";
+  if (kAddressSanitizer) GTEST_SKIP() << "blocks are not reused under the address sanitizer";
   ReleaseCachedHostMemory();
   const std::byte* first = Storage::Allocate(1 << 20, {})->data();
   // A little smaller, but of the same size class.
@@ -88,7 +88,7 @@ TEST(StorageTest, VaryingSizesDoNotAccumulate) {
 
 // A step that repeats itself finds every block again, whatever the order they were freed in.
 TEST(StorageTest, RepeatedWorkNeedsNoFreshMemory) {
-  if (ADDER_ADDRESS_SANITIZER) GTEST_SKIP() << "blocks are not reused under the address sanitizer";
+  if (kAddressSanitizer) GTEST_SKIP() << "blocks are not reused under the address sanitizer";
   ReleaseCachedHostMemory();
   const auto step = [] {
     std::vector<std::byte*> blocks;
@@ -131,7 +131,7 @@ TEST(StorageTest, AbsentDevicesAndImpossibleSizesAreErrors) {
   EXPECT_EQ(code(INT64_MAX, {}), ErrorCode::kOutOfMemory);
   EXPECT_EQ(code(-1, {}), ErrorCode::kOutOfMemory);
   // Sanitizers end the program for such a request instead of refusing it.
-  if (!ADDER_ADDRESS_SANITIZER && !ADDER_THREAD_SANITIZER) {
+  if (!kAddressSanitizer && !kThreadSanitizer) {
     EXPECT_EQ(code(int64_t{1} << 61, {}), ErrorCode::kOutOfMemory);
   }
 }

@@ -266,8 +266,6 @@ struct Int8Weights<BlockQ6_K> {
 
 // ---- Products -----------------------------------------------------------------------------------
 
-ADDER_SIMD F32 FromInts(__m512i v) { return (F32)_mm512_cvtepi32_ps(v); }
-
 // Adds kRows rows of x times part p of sixteen rows of W. The rows of a tile follow each other.
 template <class Block, int kRows, class W>
 ADDER_SIMD void AddProducts(const Int8Activations* x, const W& w, int p, F32 (&sums)[kRows]) {
