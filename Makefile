@@ -32,7 +32,7 @@ install: configure ## install program, library and headers under PREFIX (/usr/lo
 
 format: ## format the C++ sources in place
 	@$(SETUP) format
-	@git ls-files -z '*.h' '*.cc' | xargs -0 -n 32 clang-format -i
+	@git ls-files -z '*.h' '*.cc' '*.cu' '*.cuh' | xargs -0 -n 32 clang-format -i
 
 lint: configure ## run clang-tidy on all sources, or on FILES="..."
 	@$(SETUP) lint

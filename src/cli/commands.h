@@ -25,6 +25,7 @@ void AddInspectCommand(CLI::App& app);
 void AddLogitsCommand(CLI::App& app);
 void AddConvertCommand(CLI::App& app);
 void AddSelectionCommand(CLI::App& app);
+void AddDevicesCommand(CLI::App& app);
 
 // Flags that contradict each other or that no option validator can check: exit code 2.
 class UsageError : public Error {

@@ -55,6 +55,7 @@ void AddCommands(CLI::App& app) {
   AddLogitsCommand(app);
   AddSelectionCommand(app);
   AddBenchCommand(app);
+  AddDevicesCommand(app);
 }
 
 int Main(int argc, char** argv) {

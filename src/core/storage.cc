@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "adder/core/device_memory.h"
 #include "adder/core/error.h"
 
 namespace adder {
@@ -162,10 +163,6 @@ HostBlockCache& Cache() {
 }  // namespace
 
 std::shared_ptr<Storage> Storage::Allocate(int64_t bytes, Device device) {
-  if (device.type != DeviceType::kCpu) {
-    throw Error(ErrorCode::kUnsupported,
-                "this build has no backend for device " + ToString(device));
-  }
   // No machine has more, and size classes need room to round up.
   if (bytes < 0 || bytes > int64_t{1} << 62) {
     throw Error(ErrorCode::kOutOfMemory,
@@ -174,7 +171,12 @@ std::shared_ptr<Storage> Storage::Allocate(int64_t bytes, Device device) {
   std::shared_ptr<Storage> storage(new Storage);
   storage->bytes_ = bytes;
   storage->device_ = device;
-  storage->data_ = Cache().Take(SizeClass(bytes));
+  if (device.type == DeviceType::kCpu) {
+    storage->data_ = Cache().Take(SizeClass(bytes));
+  } else {
+    storage->memory_ = &DeviceMemoryOf(device);
+    storage->data_ = storage->memory_->Allocate(bytes);
+  }
   storage->owned_ = true;
   return storage;
 }
@@ -189,7 +191,12 @@ std::shared_ptr<Storage> Storage::Wrap(void* data, int64_t bytes,
 }
 
 Storage::~Storage() {
-  if (owned_) Cache().Give(data_, SizeClass(bytes_));
+  if (!owned_) return;
+  if (memory_ != nullptr) {
+    memory_->Free(data_, bytes_);
+  } else {
+    Cache().Give(data_, SizeClass(bytes_));
+  }
 }
 
 void ReleaseCachedHostMemory() { Cache().Release(); }

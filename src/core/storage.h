@@ -9,13 +9,15 @@
 
 namespace adder {
 
+class DeviceMemory;
+
 // Alignment of every allocation: a cache line, and the widest vector register.
 inline constexpr size_t kStorageAlignment = 64;
 
 class Storage {
  public:
-  // Uninitialised memory on the device. Throws kOutOfMemory, or kUnsupported for a device that
-  // this build does not have.
+  // Uninitialised memory on the device. Throws kOutOfMemory, or kUnsupported, with the reason, for
+  // a device that is not there.
   static std::shared_ptr<Storage> Allocate(int64_t bytes, Device device);
   // Memory that somebody else owns (a mapped file, a caller's buffer); `owner` is held as long as
   // the storage lives.
@@ -35,6 +37,7 @@ class Storage {
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
   Device device_;
+  DeviceMemory* memory_ = nullptr;  // where data_ is from, unless from the host
   bool owned_ = false;
   std::shared_ptr<const void> owner_;
 };

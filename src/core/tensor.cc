@@ -4,8 +4,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
+#include "adder/core/device_memory.h"
 #include "adder/core/error.h"
 #include "adder/core/quantization.h"
 
@@ -114,6 +116,25 @@ void ConvertBlocks(const Tensor& source, const Tensor& target) {
   }
 }
 
+// The tensor as devices see it: quantized elements as the bytes of their blocks.
+std::pair<Shape, DeviceWindow> DeviceView(const Tensor& tensor) {
+  DeviceWindow window = {.data = tensor.raw(), .strides = {}, .dtype = tensor.dtype()};
+  for (int i = 0; i < tensor.rank(); ++i) {
+    window.strides[static_cast<size_t>(i)] = tensor.stride(i);
+  }
+  if (!IsQuantized(tensor.dtype())) return {tensor.shape(), window};
+  std::array<int64_t, kMaxRank> dims = {};
+  const int rank = tensor.rank();
+  for (int i = 0; i < rank; ++i) {
+    dims[static_cast<size_t>(i)] = tensor.dim(i);
+    auto& stride = window.strides[static_cast<size_t>(i)];
+    stride = i == rank - 1 ? 1 : DTypeBytes(tensor.dtype(), stride);
+  }
+  dims[static_cast<size_t>(rank - 1)] = DTypeBytes(tensor.dtype(), tensor.dim(rank - 1));
+  window.dtype = DType::kU8;
+  return {Shape(std::span<const int64_t>(dims.data(), static_cast<size_t>(rank))), window};
+}
+
 }  // namespace
 
 Tensor Tensor::Empty(const Shape& shape, DType dtype, Device device) {
@@ -219,16 +240,23 @@ Tensor Tensor::To(DType dtype) const {
   return copy;
 }
 
+Tensor Tensor::To(Device device) const {
+  CheckDefined("move");
+  if (device == this->device()) return *this;
+  Tensor copy = Empty(shape_, dtype_, device);
+  copy.CopyFrom(*this);
+  return copy;
+}
+
 void Tensor::CopyFrom(const Tensor& source) const {
   CheckDefined("copy to");
   source.CheckDefined("copy from");
   if (source.shape() != shape()) {
     Invalid("cannot copy " + source.ToString() + " to " + ToString());
   }
-  if (source.device().type != DeviceType::kCpu || device().type != DeviceType::kCpu) {
-    throw Error(ErrorCode::kUnsupported, "this build copies tensors on the CPU only");
-  }
   if (elements() == 0) return;
+  if (source.device() != device()) return CopyAcrossDevices(source);
+  if (device().type != DeviceType::kCpu) return CopyOnDevice(source);
   if (source.dtype() != dtype() && source.contiguous() && contiguous()) {
     if (IsQuantized(source.dtype()) || IsQuantized(dtype())) return ConvertBlocks(source, *this);
     VisitFloating(source.dtype(), [&](auto from) {
@@ -272,10 +300,43 @@ void Tensor::CopyFrom(const Tensor& source) const {
   }
 }
 
+void Tensor::CopyOnDevice(const Tensor& source) const {
+  if (source.dtype() != dtype() && !(IsFloating(source.dtype()) && IsFloating(dtype()))) {
+    throw Error(ErrorCode::kUnsupported, "cannot convert " + source.ToString() + " to " +
+                                             std::string(DTypeName(dtype_)) + " on " +
+                                             adder::ToString(device()));
+  }
+  const auto [shape, to] = DeviceView(*this);
+  DeviceMemoryOf(device()).Copy(shape, DeviceView(source).second, to);
+}
+
+// Bytes travel dense and in one dtype: what is not is made so, before on the source's side and
+// after on this one.
+void Tensor::CopyAcrossDevices(const Tensor& source) const {
+  const bool from_host = source.device().type == DeviceType::kCpu;
+  // The CPU converts between all dtypes.
+  const Tensor converted = from_host ? source.To(dtype_) : source;
+  const Tensor dense = converted.contiguous() ? converted : converted.Clone();
+  if (!contiguous() || dense.dtype() != dtype_) {
+    const Tensor arrived = Empty(shape_, dense.dtype(), device());
+    arrived.CopyFrom(dense);
+    CopyFrom(arrived);
+  } else if (from_host) {
+    DeviceMemoryOf(device()).CopyFromHost(data_, dense.raw(), bytes());
+  } else if (device().type == DeviceType::kCpu) {
+    DeviceMemoryOf(source.device()).CopyToHost(data_, dense.raw(), bytes());
+  } else {
+    CopyFrom(dense.To(Device{}));  // by way of the host
+  }
+}
+
 void Tensor::SetZero() const {
   CheckDefined("clear");
+  if (elements() == 0) return;
   if (device().type != DeviceType::kCpu) {
-    throw Error(ErrorCode::kUnsupported, "this build clears tensors on the CPU only");
+    const auto [shape, window] = DeviceView(*this);
+    DeviceMemoryOf(device()).SetZero(shape, window);
+    return;
   }
   ForEachRun(*this, [&](int64_t offset, int64_t length) {
     std::memset(static_cast<std::byte*>(data_) + DTypeBytes(dtype_, offset), 0,

@@ -76,12 +76,14 @@ class Tensor {
   // The same elements under another shape; the tensor must be contiguous.
   Tensor Reshape(const Shape& shape) const;
 
-  // Copies. Clone and To return contiguous host-or-device tensors on the same device. Conversions
-  // round to nearest even, once. Throw kInvalidArgument for a tensor that is not defined.
+  // Copies. Clone and To return contiguous tensors, on the same device but for To(device).
+  // Conversions round to nearest even, once. Throw kInvalidArgument for a tensor that is not
+  // defined.
   Tensor Clone() const;
-  Tensor To(DType dtype) const;  // converts; the same dtype returns the tensor itself, not a copy
-  // Copies `source` (same shape; dtype converted: floating, quantized or equal) over this tensor's
-  // elements. Quantizing throws kNumeric for values that have none (quantization.h).
+  Tensor To(DType dtype) const;    // converts; the same dtype returns the tensor itself, not a copy
+  Tensor To(Device device) const;  // the same device returns the tensor itself, not a copy
+  // Copies `source` (same shape, any device; dtype converted: floating, quantized or equal) over
+  // this tensor's elements. Quantizing throws kNumeric for values that have none (quantization.h).
   void CopyFrom(const Tensor& source) const;
   // Sets every byte of every element to zero.
   void SetZero() const;
@@ -93,6 +95,8 @@ class Tensor {
   static Tensor FromBytes(const Shape& shape, DType dtype, const void* values, int64_t count);
   void CheckDType(DType expected) const;
   void CheckDefined(const char* what) const;
+  void CopyOnDevice(const Tensor& source) const;
+  void CopyAcrossDevices(const Tensor& source) const;
 
   std::shared_ptr<Storage> storage_;
   void* data_ = nullptr;

@@ -66,7 +66,7 @@ void CheckCausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& d
 
 void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& outputs) {
   CheckCausalConv1d(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) return cuda::CausalConv1d(inputs, outputs);
   cpu::CausalConv1d(inputs, outputs);
 }
 
@@ -74,7 +74,8 @@ void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
                           const Tensor& d_final_window, const CausalConv1dGradients& gradients) {
   CheckCausalConv1dBackward(inputs, dy, d_final_window, gradients,
                             {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda)
+    return cuda::CausalConv1dBackward(inputs, dy, d_final_window, gradients);
   cpu::CausalConv1dBackward(inputs, dy, d_final_window, gradients);
 }
 

@@ -26,4 +26,10 @@ void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
                           const Tensor& d_final_window, const CausalConv1dGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& outputs);
+void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
+                          const Tensor& d_final_window, const CausalConv1dGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

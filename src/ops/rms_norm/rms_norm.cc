@@ -56,7 +56,7 @@ void CheckRmsNormBackward(const Tensor& r, const Tensor& weight, float eps, cons
 
 void RmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs) {
   CheckRmsNorm(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) return cuda::RmsNorm(inputs, outputs);
   cpu::RmsNorm(inputs, outputs);
 }
 
@@ -64,7 +64,8 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                      const Tensor& d_residual_out, const RmsNormGradients& gradients) {
   CheckRmsNormBackward(r, weight, eps, dy, d_residual_out, gradients,
                        {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (r.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, r.device());
+  if (r.device().type == DeviceType::kCuda)
+    return cuda::RmsNormBackward(r, weight, eps, dy, d_residual_out, gradients);
   cpu::RmsNormBackward(r, weight, eps, dy, d_residual_out, gradients);
 }
 

@@ -22,4 +22,10 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                      const Tensor& d_residual_out, const RmsNormGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void RmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs);
+void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Tensor& dy,
+                     const Tensor& d_residual_out, const RmsNormGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

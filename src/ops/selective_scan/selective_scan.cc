@@ -138,7 +138,8 @@ int64_t ScanChunks(const SequenceLayout& layout) {
 void SelectiveScan(const SelectiveScanInputs& inputs, const SelectiveScanOutputs& outputs) {
   const SelectiveScanShape shape =
       CheckSelectiveScan(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda)
+    return cuda::SelectiveScan(shape, inputs, outputs);
   cpu::SelectiveScan(shape, inputs, outputs);
 }
 
@@ -150,7 +151,9 @@ void SelectiveScanBackward(const SelectiveScanInputs& inputs, const Tensor& chun
   ArgumentCheck(kBackwardOp, inputs.x.device())
       .Dense(chunk_states, "chunk_states", {DType::kF32},
              shape.StateShape(ScanChunks(inputs.layout)));
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) {
+    return cuda::SelectiveScanBackward(shape, inputs, chunk_states, dy, dhT, gradients);
+  }
   cpu::SelectiveScanBackward(shape, inputs, chunk_states, dy, dhT, gradients);
 }
 

@@ -52,4 +52,12 @@ void SelectiveScanBackward(const SelectiveScanShape& shape, const SelectiveScanI
                            const SelectiveScanGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void SelectiveScan(const SelectiveScanShape& shape, const SelectiveScanInputs& inputs,
+                   const SelectiveScanOutputs& outputs);
+void SelectiveScanBackward(const SelectiveScanShape& shape, const SelectiveScanInputs& inputs,
+                           const Tensor& chunk_states, const Tensor& dy, const Tensor& dhT,
+                           const SelectiveScanGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

@@ -1,0 +1,84 @@
+// The CUDA module: a shared library, libadder_cuda.so, that is loaded when a CUDA device is first
+// asked for. It holds everything that needs CUDA, so that libadder and the adder program need none.
+// This is the interface between the two, and the loader.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adder/core/device_memory.h"
+
+namespace adder {
+struct CudaOperators;  // src/ops/cuda_operators.h
+}
+
+namespace adder::cuda {
+
+struct DeviceInfo {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  int64_t memory_bytes = 0;
+  int64_t free_bytes = 0;  // by anybody
+  int64_t l2_bytes = 0;
+};
+
+// Bytes of one device's memory that this process took.
+struct MemoryUse {
+  int64_t in_use = 0;       // by tensors and scratch memory
+  int64_t most_in_use = 0;  // the highest in_use so far
+  int64_t cached = 0;       // freed, kept for the next allocation of that size
+};
+
+// Versions of the driver and of the CUDA runtime in the module, as 1000 · major + 10 · minor.
+struct Versions {
+  int driver = 0;
+  int runtime = 0;
+};
+
+// What the module implements. Every function throws adder::Error.
+class Module {
+ public:
+  Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  // Throws kUnsupported where there is no driver, or no device that the module has code for.
+  virtual std::vector<DeviceInfo> Devices() const = 0;
+  virtual Versions versions() const = 0;
+  virtual DeviceMemory& Memory(int device) const = 0;
+  virtual MemoryUse Use(int device) const = 0;
+  // Gives cached blocks back to the driver and forgets the peak.
+  virtual void ReleaseCached(int device) const = 0;
+  // Returns when all work asked of the device is done.
+  virtual void Synchronize(int device) const = 0;
+  // Seconds that the device takes for what `work` asks of it, by the device's own clock.
+  virtual double SecondsOf(int device, const std::function<void()>& work) const = 0;
+  // The device's work queue, a cudaStream_t.
+  virtual void* Stream(int device) const = 0;
+  virtual const CudaOperators& operators() const = 0;
+
+ protected:
+  ~Module() = default;
+};
+
+// What the module exports under kModuleSymbol: `const ModuleHeader* symbol()`. Library and module
+// are of one release and agree on the interface; the loader checks both.
+struct ModuleHeader {
+  const char* version;    // adder::Version() of the module
+  size_t operators_size;  // sizeof(CudaOperators)
+  const Module* module;
+};
+inline constexpr const char* kModuleSymbol = "adder_cuda_module";
+
+// The module, loaded once. Looked for beside the program, in ../lib/adder of it (or what
+// CMAKE_INSTALL_LIBDIR names), in the folder that Adder was configured to be installed to, and
+// where the system looks for libraries; the environment variable ADDER_CUDA_MODULE names a file
+// instead. Throws kUnsupported, saying what was tried, where there is none.
+const Module& GetModule();
+
+}  // namespace adder::cuda

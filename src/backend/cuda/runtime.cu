@@ -1,0 +1,88 @@
+// Devices, contexts, tables: what runtime.cuh declares.
+#include <nvtx3/nvToolsExt.h>
+
+#include <array>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "adder/backend/cuda/caching_memory.h"
+#include "adder/backend/cuda/runtime.cuh"
+#include "adder/core/error.h"
+
+namespace adder::cuda {
+namespace {
+
+constexpr int kMostDevices = 64;
+constexpr size_t kMostTables = 64;
+
+}  // namespace
+
+void Check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw Error(
+      status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
+      std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+}
+
+struct Context::KeptTable {
+  std::vector<std::byte> bytes;
+  std::byte* data = nullptr;
+  uint64_t used = 0;
+};
+
+Context::Context(int device) : device_(device) {
+  Check(cudaSetDevice(device), "cudaSetDevice");
+  Check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
+        "device attributes");
+  Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+  memory_ = new CachingMemory(device, stream_);
+}
+
+const void* Context::Table(const void* data, int64_t bytes) {
+  const auto size = static_cast<size_t>(bytes);
+  const std::lock_guard<std::mutex> lock(tables_mutex_);
+  ++uses_;
+  KeptTable* oldest = nullptr;
+  for (KeptTable& table : tables_) {
+    if (table.bytes.size() == size && std::memcmp(table.bytes.data(), data, size) == 0) {
+      table.used = uses_;
+      return table.data;
+    }
+    if (oldest == nullptr || table.used < oldest->used) oldest = &table;
+  }
+  if (tables_.size() >= kMostTables) {
+    memory_->Free(oldest->data, static_cast<int64_t>(oldest->bytes.size()));
+    oldest->bytes.clear();
+  } else {
+    oldest = &tables_.emplace_back();
+  }
+  const auto* from = static_cast<const std::byte*>(data);
+  oldest->data = memory_->Allocate(bytes);
+  oldest->bytes.assign(from, from + size);
+  oldest->used = uses_;
+  memory_->CopyFromHost(oldest->data, data, bytes);
+  return oldest->data;
+}
+
+Context& ContextOf(int device) {
+  static std::mutex mutex;
+  static std::array<Context*, kMostDevices> contexts = {};
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (device < 0 || device >= kMostDevices) {
+    throw Error(ErrorCode::kUnsupported, "CUDA: there is no device " + std::to_string(device));
+  }
+  Context*& context = contexts[static_cast<size_t>(device)];
+  if (context == nullptr) context = new Context(device);
+  Check(cudaSetDevice(device), "cudaSetDevice");
+  return *context;
+}
+
+Scratch::Scratch(Context& context, int64_t bytes)
+    : context_(context), data_(context.memory().Allocate(bytes)), bytes_(bytes) {}
+Scratch::~Scratch() { context_.memory().Free(data_, bytes_); }
+
+ProfilerRange::ProfilerRange(const char* name) { nvtxRangePushA(name); }
+ProfilerRange::~ProfilerRange() { nvtxRangePop(); }
+
+}  // namespace adder::cuda

@@ -1,0 +1,82 @@
+// What every CUDA file of the module uses: errors, a device's context, scratch memory, tables that
+// the host makes and kernels read, and ranges that profilers show. Not for libadder.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "adder/backend/cuda/module.h"
+
+namespace adder::cuda {
+
+// Throws kUnsupported (kOutOfMemory for that) "CUDA: WHAT: the driver's words".
+void Check(cudaError_t status, const char* what);
+// After a launch: whether it was accepted.
+inline void CheckLaunch(const char* kernel) { Check(cudaGetLastError(), kernel); }
+
+class CachingMemory;
+
+// One device: its queue, its memory, its measures. Made when first asked for, never destroyed.
+class Context {
+ public:
+  explicit Context(int device);
+
+  int device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return multiprocessors_; }
+  CachingMemory& memory() const { return *memory_; }
+
+  // `bytes` of a table on the device, equal to those given. Kept, so that the same table asked for
+  // again costs a comparison. The pointer holds good for work asked for before the next call with
+  // another table.
+  const void* Table(const void* data, int64_t bytes);
+
+ private:
+  struct KeptTable;
+
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  int multiprocessors_ = 0;
+  CachingMemory* memory_ = nullptr;
+  std::mutex tables_mutex_;
+  std::vector<KeptTable> tables_;
+  uint64_t uses_ = 0;
+};
+
+// The context of a device, which becomes the calling thread's current one. Throws kUnsupported
+// where there is no such device.
+Context& ContextOf(int device);
+
+// Device memory for one operator call, from the cache and back.
+class Scratch {
+ public:
+  Scratch(Context& context, int64_t bytes);
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  template <class T>
+  T* data() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  Context& context_;
+  std::byte* data_;
+  int64_t bytes_;
+};
+
+// A named range on profilers' time lines, for as long as it lives.
+class ProfilerRange {
+ public:
+  explicit ProfilerRange(const char* name);
+  ~ProfilerRange();
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
+};
+
+}  // namespace adder::cuda

@@ -1,0 +1,28 @@
+// The devices of this machine, by the names that users give them.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "adder/backend/cuda/module.h"
+#include "adder/core/device.h"
+
+namespace adder {
+
+// The CUDA devices that can be used, or why there are none. Does not throw.
+struct FoundCudaDevices {
+  std::vector<cuda::DeviceInfo> devices;
+  std::string reason;  // empty where there are devices
+};
+FoundCudaDevices FindCudaDevices();
+
+// "cpu"; "cuda", which is "cuda:0"; "cuda:1"; "auto": the first CUDA device where there is one, or
+// else the CPU. Throws kInvalidArgument for any other name, kUnsupported with the reason for a CUDA
+// device that is not there.
+Device ParseDevice(std::string_view name);
+
+// Returns when all work asked of the device is done; at once for the CPU.
+void Synchronize(Device device);
+
+}  // namespace adder

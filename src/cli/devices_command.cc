@@ -1,0 +1,36 @@
+// `adder devices`: what this machine has to compute on.
+#include <fmt/format.h>
+
+#include "adder/backend/cpu/instruction_set.h"
+#include "adder/backend/cpu/parallel.h"
+#include "adder/backend/devices.h"
+#include "adder/cli/commands.h"
+#include "adder/cli/numbers.h"
+#include "adder/cli/standard_output.h"
+
+namespace adder {
+namespace {
+
+void Run() {
+  std::string text =
+      fmt::format("cpu     {}, {} thread{}\n", cpu::InstructionSetName(cpu::ActiveInstructionSet()),
+                  cpu::ThreadCount(), cpu::ThreadCount() == 1 ? "" : "s");
+  const FoundCudaDevices found = FindCudaDevices();
+  for (const cuda::DeviceInfo& device : found.devices) {
+    text +=
+        fmt::format("cuda:{}  {}, compute capability {}.{}, {} multiprocessors, {} ({} free)\n",
+                    device.index, device.name, device.major, device.minor, device.multiprocessors,
+                    HumanBytes(device.memory_bytes), HumanBytes(device.free_bytes));
+  }
+  if (!found.reason.empty()) text += fmt::format("no cuda device: {}\n", found.reason);
+  WriteStandardOutput(text);
+}
+
+}  // namespace
+
+void AddDevicesCommand(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("devices", "List what there is to compute on");
+  command->callback([] { Run(); });
+}
+
+}  // namespace adder

@@ -1,0 +1,23 @@
+// The operators that the CUDA module implements: one table of functions, filled in the module
+// (cuda_operators.cu) and called by each operator's dispatch. Arguments are checked already;
+// tensors are on the device that each function's arguments name.
+#pragma once
+
+#include "adder/ops/causal_conv1d/causal_conv1d_cuda.h"
+#include "adder/ops/rms_norm/rms_norm_cuda.h"
+#include "adder/ops/selective_scan/selective_scan_cuda.h"
+
+namespace adder {
+
+struct CudaOperators {
+  void (*rms_norm)(const cuda::RmsNormArguments&);
+  void (*rms_norm_backward)(const cuda::RmsNormBackwardArguments&);
+  void (*causal_conv1d)(const cuda::CausalConv1dArguments&);
+  void (*causal_conv1d_backward)(const cuda::CausalConv1dBackwardArguments&);
+  void (*selective_scan)(const cuda::SelectiveScanArguments&);
+  void (*selective_scan_backward)(const cuda::SelectiveScanBackwardArguments&);
+};
+
+extern const CudaOperators kCudaOperators;  // in the module only
+
+}  // namespace adder

@@ -1,0 +1,157 @@
+// What the forward and the backward kernels of selective_scan share: segments of rows, copies into
+// shared memory, decays.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "adder/backend/cuda/numbers.cuh"
+#include "adder/backend/cuda/runtime.cuh"
+#include "adder/core/error.h"
+#include "adder/ops/selective_scan/selective_scan_cuda.h"
+
+namespace adder::cuda {
+
+inline constexpr int64_t kChunkRows = 64;  // kScanChunkRows of selective_scan.h
+
+// Some rows of one sequence, a whole number of chunks unless they are its last.
+struct Segment {
+  int64_t row;  // the first
+  int64_t rows;
+  int64_t chunk;  // the first one's number in chunk_states
+  int32_t sequence;
+  bool first;  // of its sequence
+  bool last;
+};
+
+__device__ inline void CopyAsync(void* shared, const void* global, int bytes) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  if (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global));
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global));
+  }
+}
+__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
+__device__ inline void AwaitCopies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+
+// Starts to copy `rows` rows of `bytes` bytes to shared memory, where they lie `shared_stride`
+// bytes apart, by pieces of `unit` bytes; what is left of a row, and rows of unit 2, go two bytes
+// at a time.
+__device__ inline void CopyRows(char* shared, int shared_stride, const char* global,
+                                int64_t global_stride, int rows, int bytes, int unit) {
+  const int pieces = (bytes + unit - 1) / unit;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * pieces;
+       i += static_cast<int>(blockDim.x)) {
+    const int row = i / pieces;
+    const int offset = (i - row * pieces) * unit;
+    char* to = shared + row * shared_stride + offset;
+    const char* from = global + row * global_stride + offset;
+    if (unit > 2 && offset + unit <= bytes) {
+      CopyAsync(to, from, unit);
+    } else {
+      const int end = min(unit, bytes - offset);
+      for (int k = 0; k < end; k += 2) {
+        *reinterpret_cast<uint16_t*>(to + k) = *reinterpret_cast<const uint16_t*>(from + k);
+      }
+    }
+  }
+}
+
+// exp(t · A) as a factor of a state, A in the units of Rate().
+template <bool kComplex>
+struct Decay;
+template <>
+struct Decay<false> {
+  float re;
+  __device__ Decay(float t, const float* rate) : re(Exp2(t * rate[0])) {}
+};
+template <>
+struct Decay<true> {
+  float re, im;
+  __device__ Decay(float t, const float* rate) {
+    const float size = Exp2(t * rate[0]);
+    // The angle in turns, to the last place even of many turns.
+    const float turns = t * rate[1];
+    const float rest = fmaf(t, rate[1], -turns);
+    const float angle = 6.283185307f * ((turns - rintf(turns)) + rest);
+    re = size * __cosf(angle);
+    im = size * __sinf(angle);
+  }
+};
+__device__ inline float RealRate(float A) { return A * kLog2E; }
+__device__ inline float ImaginaryRate(float A) { return A * 0.15915494309f; }
+
+// What a block's kernel walks down one after the other: whole sequences, or, where these do not
+// make the device busy, segments of them.
+struct SegmentPlan {
+  std::vector<Segment> segments;
+  std::vector<int64_t> first_segments;  // each sequence's, and the number of all
+  bool one_pass;                        // no sequence is cut
+};
+
+// `blocks`: of channels. At least one segment a sequence: empty ones pass their state on.
+inline SegmentPlan PlanSegments(const Context& context, const SelectiveScanArguments& a,
+                                int64_t blocks) {
+  // As many blocks as make the device busy: a few for each multiprocessor.
+  const int64_t wanted = 4 * context.multiprocessors();
+  const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, 4 * kChunkRows);
+  int64_t longest = 1;
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    longest = std::max(longest, a.offsets[s + 1] - a.offsets[s]);
+  }
+  SegmentPlan plan;
+  // Two passes cost twice one; they pay where one would leave the device idle for longer.
+  plan.one_pass = longest <= 4 * share;
+  const int64_t most = plan.one_pass ? longest : (share + kChunkRows - 1) / kChunkRows * kChunkRows;
+  int64_t chunk = 0;
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
+    const int64_t end = a.offsets[s + 1];
+    int64_t row = a.offsets[s];
+    do {
+      Segment& segment = plan.segments.emplace_back();
+      std::memset(&segment, 0, sizeof(Segment));  // padding too: tables are compared by bytes
+      segment.row = row;
+      segment.rows = std::min(most, end - row);
+      segment.chunk = chunk;
+      segment.sequence = static_cast<int32_t>(s);
+      segment.first = row == a.offsets[s];
+      row += segment.rows;
+      segment.last = row >= end;
+      chunk += (segment.rows + kChunkRows - 1) / kChunkRows;
+    } while (row < end);
+  }
+  plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
+  return plan;
+}
+
+// Throws kUnsupported for more states than the kernels take.
+inline void CheckStates(const SelectiveScanArguments& a) {
+  constexpr int64_t kMostStates = 256;
+  if (a.states <= kMostStates) return;
+  throw Error(ErrorCode::kUnsupported, "selective_scan: A has " + std::to_string(a.states) +
+                                           " states, CUDA takes at most " +
+                                           std::to_string(kMostStates));
+}
+
+template <class V>
+const V* TableOf(Context& context, const std::vector<V>& values) {
+  return static_cast<const V*>(
+      context.Table(values.data(), static_cast<int64_t>(values.size() * sizeof(V))));
+}
+
+// The pieces that a matrix's rows can be copied by, given where its columns are read from.
+inline int UnitOf(const Rows& rows, int64_t column_step) {
+  const int64_t size = rows.dtype == DType::kF32 ? 4 : 2;
+  for (const int unit : {16, 4}) {
+    if (AlignedTo(unit, rows.data, rows.stride, size) && column_step * size % unit == 0) {
+      return unit;
+    }
+  }
+  return 2;
+}
+
+}  // namespace adder::cuda
