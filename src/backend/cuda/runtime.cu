@@ -20,6 +20,7 @@ constexpr size_t kMostTables = 64;
 
 void Check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // what is thrown here is not the next launch's error
   throw Error(
       status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kUnsupported,
       std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));

@@ -14,8 +14,8 @@ constexpr int kThreads = 128;
 constexpr int kUsualWidth = 4;
 constexpr int kMostWidth = 8;
 constexpr int64_t kTileRows = 64;
-constexpr int kAhead = 4;                    // rows whose loads are under way at a time
-constexpr int64_t kMostBackwardBlocks = 64;  // of rows: as many partial sums of dweight
+constexpr int kAhead = 4;               // rows whose loads are under way at a time
+constexpr int64_t kBackwardBlocks = 5;  // for each multiprocessor: as many fit
 
 // Some rows of one sequence.
 struct Tile {
@@ -129,16 +129,30 @@ __global__ void __launch_bounds__(kThreads)
     }
     Store<kVector>(sum, y + t * a.y.stride);
   };
-  // Several rows' loads are on their way before the first is needed.
-  int32_t t = 0;
-  for (; t + kAhead <= tile.rows; t += kAhead) {
-    float rows[kAhead][kVector];
+  // While some rows are computed, those after them are on their way.
+  using Row = Pack<T, kVector>;
+  Row rows[kAhead];
+  const auto fetch = [&](int32_t begin) {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) Load<kVector>(x + (t + j) * a.x.stride, rows[j]);
+    for (int j = 0; j < kAhead; ++j) {
+      rows[j] = *reinterpret_cast<const Row*>(x + (begin + j) * a.x.stride);
+    }
+  };
+  const int32_t full = tile.rows / kAhead * kAhead;
+  if (full > 0) fetch(0);
+  for (int32_t t = 0; t < full; t += kAhead) {
+    Row current[kAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) next(rows[j], t + j);
+    for (int j = 0; j < kAhead; ++j) current[j] = rows[j];
+    if (t + kAhead < full) fetch(t + kAhead);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      float row[kVector];
+      Load<kVector>(current[j].values, row);
+      next(row, t + j);
+    }
   }
-  for (; t < tile.rows; ++t) {
+  for (int32_t t = full; t < tile.rows; ++t) {
     float row[kVector];
     Load<kVector>(x + t * a.x.stride, row);
     next(row, t);
@@ -197,13 +211,15 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 1; k < kWidth; ++k) {
       c.Row(first, tile.before - kWidth + k, tile.sequence, window[k]);
     }
-    for (int64_t t = tile.before; t < end + halo; ++t) {
+    // A row of x and dy, or null past the sequence.
+    using Row = Pack<T, kVector>;
+    const auto next = [&](int64_t t, const Row* x_row, const Row* dy_row) {
       Shift(window);
       Shift(g);
       float(&own)[kVector] = g[kWidth - 1];
-      if (t < length) {
-        c.Row(first, t, tile.sequence, window[kWidth - 1]);
-        Load<kVector>(static_cast<const T*>(b.dy.data) + (first + t) * b.dy.stride + channel, own);
+      if (x_row != nullptr) {
+        Load<kVector>(x_row->values, window[kWidth - 1]);
+        Load<kVector>(dy_row->values, own);
         if (a.silu) {
           float before[kVector];
           c.Convolve(window, before);
@@ -232,7 +248,7 @@ __global__ void __launch_bounds__(kThreads)
 
       // All of g that row p meets is known.
       const int64_t p = t - halo;
-      if (p < tile.before && tile.before > 0) continue;
+      if (p < tile.before && tile.before > 0) return;
       float dx[kVector] = {};
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
@@ -263,7 +279,35 @@ __global__ void __launch_bounds__(kThreads)
                                tile.sequence * b.d_initial_window.sequence_stride +
                                (p + halo) * b.d_initial_window.stride + channel);
       }
+    };
+    const auto x_row = [&](int64_t t) {
+      return *reinterpret_cast<const Row*>(static_cast<const T*>(a.x.data) +
+                                           (first + t) * a.x.stride + channel);
+    };
+    const auto dy_row = [&](int64_t t) {
+      return *reinterpret_cast<const Row*>(static_cast<const T*>(b.dy.data) +
+                                           (first + t) * b.dy.stride + channel);
+    };
+    // Several rows' loads are on their way before the first is needed.
+    const int64_t given = min(end + halo, length);
+    int64_t t = tile.before;
+    for (; t + kAhead <= given; t += kAhead) {
+      Row xs[kAhead];
+      Row dys[kAhead];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        xs[j] = x_row(t + j);
+        dys[j] = dy_row(t + j);
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) next(t + j, &xs[j], &dys[j]);
     }
+    for (; t < given; ++t) {
+      const Row x = x_row(t);
+      const Row dy = dy_row(t);
+      next(t, &x, &dy);
+    }
+    for (; t < end + halo; ++t) next(t, nullptr, nullptr);
   }
   if (partial == nullptr) return;
   partial += blockIdx.x * a.channels * (a.width + 1);
@@ -353,7 +397,10 @@ void CausalConv1dBackward(const CausalConv1dBackwardArguments& b) {
   const auto* table =
       static_cast<const Tile*>(context.Table(tiles.data(), count * int64_t{sizeof(Tile)}));
   const bool sums = b.dweight != nullptr || b.dbias != nullptr;
-  const int64_t blocks = sums ? std::min(count, kMostBackwardBlocks) : count;
+  // Each block of rows leaves a partial sum of dweight, so there are no more than work at a time.
+  const int64_t across = (a.channels + 4 * kThreads - 1) / (4 * kThreads);
+  const int64_t most = std::max<int64_t>(kBackwardBlocks * context.multiprocessors() / across, 1);
+  const int64_t blocks = sums ? std::min(count, most) : count;
   const int64_t sum_columns = a.channels * (a.width + 1);
   const Scratch partial(context, sums ? blocks * sum_columns * 4 : 0);
   const bool vectors = RowsAligned(a.x) && RowsAligned(b.dy) && RowsAligned(b.dx) &&

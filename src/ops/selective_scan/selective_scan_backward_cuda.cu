@@ -30,6 +30,7 @@ constexpr int kMostParts = 4;
 constexpr int kTilesPerChunk = static_cast<int>(kChunkRows) / kRows;
 constexpr int kSums = 3;  // over states: dv, dt, y
 constexpr int kQuads = kChannels / 4;
+constexpr int kTogether = 4;  // rows whose sums are written together
 
 // What a kernel needs to know.
 struct Plan {
@@ -250,6 +251,11 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
     return a.interval == nullptr ? 1.0f : a.interval[segment.row + turn.row + row];
   };
 
+  const int projection_quads = p.width / 4;
+  const int projection_rows = threads / projection_quads;  // prepared at a time
+  const int projection_row = tid / projection_quads;
+  const int projection_column = tid % projection_quads * 4;
+
   // Rows that the tile and channels that the block lacks become ones that change nothing.
   const auto prepare = [&](const Turn& turn, int stage) {
     const char* from = shared + stage * o.stage;
@@ -289,18 +295,23 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
         *reinterpret_cast<float4*>(dy_gated + row * kChannels + quad) = {g[0], g[1], g[2], g[3]};
       }
     }
-    for (int i = tid; i < kRows * p.width; i += threads) {
-      const int row = i / p.width;
-      const int column = i - row * p.width;
-      const bool given = column < columns && row < turn.rows;
+    // Four columns at a time, which stay the same ones in every row.
+    if (tid >= projection_rows * projection_quads) return;
+    for (int row = projection_row; row < kRows; row += projection_rows) {
       const int at = row * projection_stride;
+      const int end = row < turn.rows ? columns : 0;
+      float four[4];
       if (!kGradientsOnly) {
-        B_rows[i] = given ? LoadOne(from + o.B + at, column, a.B.dtype) : 0.0f;
+        LoadFour(from + o.B + at, projection_column, end, a.B.dtype, four);
+        Store<4>(four, B_rows + row * p.width + projection_column);
       }
-      if (!turn.advance) {
-        const float C = given ? LoadOne(from + o.C + at, column, a.B.dtype) : 0.0f;
-        C_rows[i] = !kComplex ? C : column % 2 == 0 ? 2 * C : -2 * C;
+      if (turn.advance) continue;
+      LoadFour(from + o.C + at, projection_column, end, a.B.dtype, four);
+      if (kComplex) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) four[k] *= k % 2 == 0 ? 2.0f : -2.0f;
       }
+      Store<4>(four, C_rows + row * p.width + projection_column);
     }
   };
 
@@ -394,19 +405,30 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
       }
     }
     if (p.d_projection != nullptr) {
-      const int values = turn.rows * 2 * p.width;
-      for (int i = tid; i < values; i += threads) {
-        const int column = i % p.width;
-        const int which = i / p.width % 2;
-        const int row = i / (2 * p.width);
-        if (column >= columns) continue;
-        float sum = 0;
+      // [row][dB, dC][width], four columns at a time.
+      for (int line = projection_row; line < turn.rows * 2; line += projection_rows) {
+        if (tid >= projection_rows * projection_quads) break;
+        float sum[4] = {};
 #pragma unroll
         for (int half = 0; half < kChannels / 32; ++half) {
-          sum += d_projection[half * kRows * 2 * p.width + i];
+          const float4 part_sum = *reinterpret_cast<const float4*>(
+              d_projection + half * kRows * 2 * p.width + line * p.width + projection_column);
+          sum[0] += part_sum.x;
+          sum[1] += part_sum.y;
+          sum[2] += part_sum.z;
+          sum[3] += part_sum.w;
         }
-        p.d_projection[((block * a.rows + segment.row + turn.row + row) * 2 + which) * components +
-                       p.slice + column] = sum;
+        const int64_t global_row = segment.row + turn.row + line / 2;
+        float* to = p.d_projection + ((block * a.rows + global_row) * 2 + line % 2) * components +
+                    p.slice + projection_column;
+        if (components % 4 == 0) {
+          *reinterpret_cast<float4*>(to) = {sum[0], sum[1], sum[2], sum[3]};
+        } else {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            if (projection_column + k < columns) to[k] = sum[k];
+          }
+        }
       }
     }
   };
@@ -510,6 +532,7 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
       }
       // [row][dB, dC][number]: what SumOverLanes takes.
       float values[kRows * 2 * kCount];
+      float row_sums[kRows][kSums];
 #pragma unroll
       for (int row = kRows - 1; row >= 0; --row) {
         const float2 s = step[row * kChannels + c];
@@ -555,11 +578,18 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
             dt = fmaf(rate[k], W, dt);
           }
         }
-        float* to = sums + (part * kRows + row) * kChannels + c;
-        const int apart = p.parts * kRows * kChannels;
-        to[0] = dv;
-        to[apart] = dt * 0.6931471806f;
-        to[2 * apart] = y;
+        row_sums[row][0] = dv;
+        row_sums[row][1] = dt * 0.6931471806f;
+        row_sums[row][2] = y;
+        // Written some rows at a time: after a store to shared memory the next rows' loads wait.
+        if (row % kTogether != 0) continue;
+#pragma unroll
+        for (int later = row; later < row + kTogether; ++later) {
+#pragma unroll
+          for (int k = 0; k < kSums; ++k) {
+            sums[((k * p.parts + part) * kRows + later) * kChannels + c] = row_sums[later][k];
+          }
+        }
       }
       if (p.d_projection != nullptr) {
         SumOverLanes(values);

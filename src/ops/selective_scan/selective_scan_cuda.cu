@@ -12,13 +12,17 @@
 // a first pass finds what each adds to a state of zero, a second combines these into the segments'
 // first states, and the third is the one pass above.
 #include <algorithm>
+#include <cstdlib>
+#include <type_traits>
 
 #include "adder/ops/selective_scan/selective_scan_cuda.cuh"
 
 namespace adder::cuda {
 namespace {
 
-constexpr int64_t kMostParts = 16;
+// Threads of a block; what SelectiveScan() chooses kernels by keeps to it.
+constexpr int MostThreads(int states_of_a_part) { return states_of_a_part == 16 ? 512 : 256; }
+constexpr int kAhead = 4;  // rows whose loads and decays are under way at a time
 
 // What a kernel needs to know.
 struct Plan {
@@ -82,10 +86,8 @@ struct States {
     }
   }
 
-  // One row: t = dt', v = dt' · x; B and C of this part.
-  __device__ void Advance(float t, float v, const float* B_part) {
-    float B[kCount];
-    LoadProjection(B_part, B);
+  // One row: t = dt', v = dt' · x; B of this part.
+  __device__ void Advance(float t, float v, const float (&B)[kCount]) {
 #pragma unroll
     for (int n = 0; n < kStates; ++n) {
       const Decay<kComplex> decay(t, rate + n * kNumbers);
@@ -100,9 +102,7 @@ struct States {
     }
   }
   // This part of Σ_n C · h; of complex ones, of the real part (C holds 2 · re, -2 · im).
-  __device__ float Output(const float* C_part) const {
-    float C[kCount];
-    LoadProjection(C_part, C);
+  __device__ float Output(const float (&C)[kCount]) const {
     float sums[2] = {0, 0};
 #pragma unroll
     for (int i = 0; i < kCount; ++i) sums[i % 2] = fmaf(C[i], h[i], sums[i % 2]);
@@ -138,8 +138,8 @@ __host__ __device__ inline Offsets OffsetsOf(int parts, int width, int projectio
   return o;
 }
 
-template <class T, int kStates, bool kComplex, int kChannels, int kRows, bool kStatesOnly>
-__global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
+template <class T, int kStates, bool kComplex, int kOwn, int kChannels, int kRows, bool kStatesOnly>
+__global__ void __launch_bounds__(MostThreads(kStates))
     ScanKernel(const __grid_constant__ Plan p) {
   extern __shared__ __align__(16) char shared[];
   const SelectiveScanArguments& a = p.a;
@@ -162,31 +162,30 @@ __global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
   const int64_t components = a.components();
   const auto columns = static_cast<int>(components);
 
-  // This thread's part of a channel.
-  const int part = tid / kChannels;
-  const int c = tid % kChannels;
-  const bool owns = c < count;
+  // This thread's part of kOwn channels that follow each other.
+  constexpr int kLanes = kChannels / kOwn;
+  const int part = tid / kLanes;
+  const int c = tid % kLanes * kOwn;
   const int64_t channel = channel0 + c;
+  const int64_t index = blockIdx.x / blocks;
   const int64_t begin = int64_t{part} * kCount;
-  States<kStates, kComplex> states;
-  {
+  States<kStates, kComplex> states[kOwn];
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
     const float* from = nullptr;
-    if (owns) {
-      const int64_t index = blockIdx.x / blocks;
-      if (kStatesOnly) {
-        from = nullptr;
-      } else if (p.first != nullptr) {
-        from = p.first + (index * a.channels + channel) * components;
-      } else if (a.h0 != nullptr) {
-        from = a.h0 + (segment.sequence * a.channels + channel) * components;
+    if (c + k < count) {
+      if (!kStatesOnly && p.first != nullptr) {
+        from = p.first + (index * a.channels + channel + k) * components;
+      } else if (!kStatesOnly && a.h0 != nullptr) {
+        from = a.h0 + (segment.sequence * a.channels + channel + k) * components;
       }
-      states.LoadRates(a.A + channel * components, begin, components);
+      states[k].LoadRates(a.A + (channel + k) * components, begin, components);
     } else {
-      states.LoadRates(a.A, 0, 0);
+      states[k].LoadRates(a.A, 0, 0);
     }
-    states.LoadStates(from, begin, components);
+    states[k].LoadStates(from, begin, components);
   }
-  float time = 0;
+  float time[kOwn] = {};
 
   // The quads of channels this thread prepares and finishes: always the same four.
   constexpr int kQuads = kChannels / 4;
@@ -232,6 +231,11 @@ __global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
   auto* C_rows = reinterpret_cast<float*>(shared + o.C_rows);
   auto* sums = reinterpret_cast<float*>(shared + o.sums);
 
+  const int projection_quads = p.width / 4;
+  const int projection_rows = threads / projection_quads;  // prepared at a time
+  const int projection_row = tid / projection_quads;
+  const int projection_column = tid % projection_quads * 4;
+
   // dt' and dt' · x of a tile, its B and C as f32.
   const auto prepare = [&](int64_t tile, int stage) {
     const char* from = shared + stage * o.stage;
@@ -250,15 +254,20 @@ __global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
       to[0] = {t[0], t[0] * x[0], t[1], t[1] * x[1]};
       to[1] = {t[2], t[2] * x[2], t[3], t[3] * x[3]};
     }
-    for (int i = tid; i < rows * p.width; i += threads) {
-      const int row = i / p.width;
-      const int column = i - row * p.width;
-      const bool given = column < columns;
-      B_rows[i] = given ? LoadOne(from + o.B + row * projection_stride, column, a.B.dtype) : 0.0f;
-      if (!kStatesOnly) {
-        const float C =
-            given ? LoadOne(from + o.C + row * projection_stride, column, a.B.dtype) : 0.0f;
-        C_rows[i] = !kComplex ? C : column % 2 == 0 ? 2 * C : -2 * C;
+    // Four columns at a time, which stay the same ones in every row.
+    if (tid < projection_rows * projection_quads) {
+      for (int row = projection_row; row < rows; row += projection_rows) {
+        const int at = row * projection_stride;
+        float four[4];
+        LoadFour(from + o.B + at, projection_column, columns, a.B.dtype, four);
+        Store<4>(four, B_rows + row * p.width + projection_column);
+        if (kStatesOnly) continue;
+        LoadFour(from + o.C + at, projection_column, columns, a.B.dtype, four);
+        if (kComplex) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) four[k] *= k % 2 == 0 ? 2.0f : -2.0f;
+        }
+        Store<4>(four, C_rows + row * p.width + projection_column);
       }
     }
   };
@@ -314,24 +323,57 @@ __global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
     __syncthreads();
   }
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    if (!kStatesOnly && a.chunk_states != nullptr && owns && tile * kRows % kChunkRows == 0) {
+    if (!kStatesOnly && a.chunk_states != nullptr && tile * kRows % kChunkRows == 0) {
       const int64_t chunk = segment.chunk + tile * kRows / kChunkRows;
-      states.StoreStates(a.chunk_states + (chunk * a.channels + channel) * components, begin,
-                         components);
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) {
+        if (c + k >= count) continue;
+        states[k].StoreStates(a.chunk_states + (chunk * a.channels + channel + k) * components,
+                              begin, components);
+      }
     }
     const int rows = rows_at(tile);
-    const float* B = B_rows + begin;
-    const float* C = C_rows + begin;
+    const float* B_part = B_rows + begin;
+    const float* C_part = C_rows + begin;
     float* sum = sums + part * kRows * kChannels + c;
-#pragma unroll 4
-    for (int row = 0; row < rows; ++row) {
-      const float2 s = step[row * kChannels + c];
-      states.Advance(s.x, s.y, B + row * p.width);
-      if (kStatesOnly) {
-        time += s.x;
+    const auto advance = [&](int row, float(&y)[kOwn]) {
+      float2 s[kOwn];
+      if constexpr (kOwn == 2) {
+        const float4 both = *reinterpret_cast<const float4*>(step + row * kChannels + c);
+        s[0] = {both.x, both.y};
+        s[1] = {both.z, both.w};
       } else {
-        sum[row * kChannels] = states.Output(C + row * p.width);
+        s[0] = step[row * kChannels + c];
       }
+      float B[kCount], C[kCount];
+      States<kStates, kComplex>::LoadProjection(B_part + row * p.width, B);
+      if (!kStatesOnly) States<kStates, kComplex>::LoadProjection(C_part + row * p.width, C);
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) {
+        states[k].Advance(s[k].x, s[k].y, B);
+        if (kStatesOnly) {
+          time[k] += s[k].x;
+        } else {
+          y[k] = states[k].Output(C);
+        }
+      }
+    };
+    // The sums of some rows are written together: between them, stores to shared memory would keep
+    // the next rows' loads and decays from beginning early.
+    int row = 0;
+    for (; row + kAhead <= rows; row += kAhead) {
+      float y[kAhead][kOwn];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) advance(row + j, y[j]);
+      if (!kStatesOnly) {
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) Store<kOwn>(y[j], sum + (row + j) * kChannels);
+      }
+    }
+    for (; row < rows; ++row) {
+      float y[kOwn];
+      advance(row, y);
+      if (!kStatesOnly) Store<kOwn>(y, sum + row * kChannels);
     }
     AwaitCopies();
     __syncthreads();
@@ -342,14 +384,17 @@ __global__ void __launch_bounds__(kChannels* kMostParts <= 512 ? 512 : 256)
     CommitCopies();
   }
 
-  if (!owns) return;
-  const int64_t index = blockIdx.x / blocks;
-  if (kStatesOnly) {
-    states.StoreStates(p.added + (index * a.channels + channel) * components, begin, components);
-    if (part == 0) p.time[index * a.channels + channel] = time;
-  } else if (segment.last && a.hT != nullptr) {
-    states.StoreStates(a.hT + (segment.sequence * a.channels + channel) * components, begin,
-                       components);
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    if (c + k >= count) continue;
+    if (kStatesOnly) {
+      states[k].StoreStates(p.added + (index * a.channels + channel + k) * components, begin,
+                            components);
+      if (part == 0) p.time[index * a.channels + channel + k] = time[k];
+    } else if (segment.last && a.hT != nullptr) {
+      states[k].StoreStates(a.hT + (segment.sequence * a.channels + channel + k) * components,
+                            begin, components);
+    }
   }
 }
 
@@ -400,7 +445,7 @@ __global__ void CombineKernel(const __grid_constant__ Plan p, const int64_t* fir
   }
 }
 
-template <class T, int kStates, bool kComplex, int kChannels, int kRows>
+template <class T, int kStates, bool kComplex, int kOwn, int kChannels, int kRows>
 void Launch(Context& context, const SelectiveScanArguments& a) {
   constexpr int kCount = States<kStates, kComplex>::kCount;
   Plan plan = {};
@@ -423,8 +468,8 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
         OffsetsOf<T, kChannels, kRows>(p.parts, p.width, a.B.dtype == DType::kF32 ? 4 : 2);
     Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, o.total),
           "selective_scan's shared memory");
-    kernel<<<static_cast<unsigned>(static_cast<int64_t>(segments) * blocks), kChannels * p.parts,
-             static_cast<size_t>(o.total), context.stream()>>>(p);
+    kernel<<<static_cast<unsigned>(static_cast<int64_t>(segments) * blocks),
+             kChannels / kOwn * p.parts, static_cast<size_t>(o.total), context.stream()>>>(p);
     CheckLaunch("selective_scan");
   };
 
@@ -432,14 +477,14 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
   const int64_t segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
   if (cut.one_pass) {
-    run(ScanKernel<T, kStates, kComplex, kChannels, kRows, false>, plan, cut.segments.size());
+    run(ScanKernel<T, kStates, kComplex, kOwn, kChannels, kRows, false>, plan, cut.segments.size());
     return;
   }
   const Scratch states(context, segments * a.channels * a.components() * 4);
   const Scratch time(context, segments * a.channels * 4);
   plan.added = states.data<float>();
   plan.time = time.data<float>();
-  run(ScanKernel<T, kStates, kComplex, kChannels, kRows, true>, plan, cut.segments.size());
+  run(ScanKernel<T, kStates, kComplex, kOwn, kChannels, kRows, true>, plan, cut.segments.size());
   constexpr int64_t kThreads = 128;
   const dim3 grid(static_cast<unsigned>((a.channels * a.states + kThreads - 1) / kThreads),
                   static_cast<unsigned>(a.sequences));
@@ -447,7 +492,7 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
       plan, TableOf(context, cut.first_segments), states.data<float>());
   CheckLaunch("selective_scan's segments");
   plan.first = states.data<float>();
-  run(ScanKernel<T, kStates, kComplex, kChannels, kRows, false>, plan, cut.segments.size());
+  run(ScanKernel<T, kStates, kComplex, kOwn, kChannels, kRows, false>, plan, cut.segments.size());
 }
 
 }  // namespace
@@ -459,16 +504,36 @@ void SelectiveScan(const SelectiveScanArguments& a) {
   CheckStates(a);
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);
+    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+      // Which of the shapes of a block to use, while they are compared.
+      const char* trial = std::getenv("ADDER_SCAN_VARIANT");
+      if (trial != nullptr && !a.is_complex && a.states <= 32) {
+        switch (trial[0]) {
+          case '1':
+            return Launch<T, 8, false, 2, 64, 16>(context, a);
+          case '2':
+            return Launch<T, 4, false, 2, 64, 16>(context, a);
+          case '3':
+            return Launch<T, 4, false, 1, 32, 16>(context, a);
+          case '4':
+            return Launch<T, 4, false, 2, 64, 32>(context, a);
+          case '5':
+            return Launch<T, 8, false, 1, 32, 32>(context, a);
+          default:
+            break;
+        }
+      }
+    }
     if (!a.is_complex) {
       if (a.states <= 32) {
-        Launch<T, 8, false, 64, 16>(context, a);
+        Launch<T, 8, false, 1, 64, 16>(context, a);
       } else {
-        Launch<T, 16, false, 32, 8>(context, a);
+        Launch<T, 16, false, 1, 32, 8>(context, a);
       }
     } else if (a.states <= 16) {
-      Launch<T, 4, true, 64, 16>(context, a);
+      Launch<T, 4, true, 1, 64, 16>(context, a);
     } else {
-      Launch<T, 16, true, 32, 8>(context, a);
+      Launch<T, 16, true, 1, 32, 8>(context, a);
     }
   });
 }

@@ -43,6 +43,17 @@ __device__ inline void AwaitCopies() { asm volatile("cp.async.wait_group 0;" :::
 __device__ inline void CopyRows(char* shared, int shared_stride, const char* global,
                                 int64_t global_stride, int rows, int bytes, int unit) {
   const int pieces = (bytes + unit - 1) / unit;
+  // The usual case without a division: whole pieces, a power of two a row.
+  if (unit == 16 && bytes % 16 == 0 && (pieces & (pieces - 1)) == 0) {
+    const int shift = __ffs(pieces) - 1;
+    for (int i = static_cast<int>(threadIdx.x); i < rows << shift;
+         i += static_cast<int>(blockDim.x)) {
+      const int row = i >> shift;
+      const int offset = (i & (pieces - 1)) * 16;
+      CopyAsync(shared + row * shared_stride + offset, global + row * global_stride + offset, 16);
+    }
+    return;
+  }
   for (int i = static_cast<int>(threadIdx.x); i < rows * pieces;
        i += static_cast<int>(blockDim.x)) {
     const int row = i / pieces;
@@ -57,6 +68,24 @@ __device__ inline void CopyRows(char* shared, int shared_stride, const char* glo
         *reinterpret_cast<uint16_t*>(to + k) = *reinterpret_cast<const uint16_t*>(from + k);
       }
     }
+  }
+}
+
+// Four numbers of a row of B or C that lies in shared memory; those from `end` on are 0.
+__device__ inline void LoadFour(const char* row, int column, int end, DType dtype, float (&to)[4]) {
+  switch (dtype) {
+    case DType::kBF16:
+      Load<4>(reinterpret_cast<const __nv_bfloat16*>(row) + column, to);
+      break;
+    case DType::kF16:
+      Load<4>(reinterpret_cast<const __half*>(row) + column, to);
+      break;
+    default:
+      Load<4>(reinterpret_cast<const float*>(row) + column, to);
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (column + k >= end) to[k] = 0;
   }
 }
 
@@ -97,7 +126,7 @@ inline SegmentPlan PlanSegments(const Context& context, const SelectiveScanArgum
                                 int64_t blocks) {
   // As many blocks as make the device busy: a few for each multiprocessor.
   const int64_t wanted = 4 * context.multiprocessors();
-  const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, 4 * kChunkRows);
+  const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
   int64_t longest = 1;
   for (int64_t s = 0; s < a.sequences; ++s) {
     longest = std::max(longest, a.offsets[s + 1] - a.offsets[s]);

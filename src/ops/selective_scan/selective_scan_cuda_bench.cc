@@ -1,6 +1,7 @@
 // Prints selective_scan's times on a CUDA device beside those of the official kernels and the
-// floors. The peer's are mamba_ssm 2.3.2's on an NVIDIA H100 80GB HBM3, so that the ratios mean
-// something on that GPU only.
+// floors; of the lines that contain the argument where one is given. The peer's are
+// mamba_ssm 2.3.2's on an NVIDIA H100 80GB HBM3, so that the ratios mean something on that GPU
+// only.
 #include <cmath>
 #include <exception>
 
@@ -115,7 +116,8 @@ void Check(const Call& call) {
   }
 }
 
-void Run() {
+// `name`: part of the names of the lines to print, all where empty.
+void Run(const std::string& name) {
   const cuda::DeviceInfo device = cuda::GetModule().Devices()[0];
   const double copy = bench::CopyBytesPerSecond();
   fmt::print("{}, {} multiprocessors, copy {:.2f} TB/s\n", device.name, device.multiprocessors,
@@ -123,6 +125,13 @@ void Run() {
   // 16 exponentials a clock and multiprocessor; one a state, three for softplus and gate.
   const double exponentials = 16.0 * device.multiprocessors * 1.755e9;
   for (const Case& c : kCases) {
+    const std::string shape = fmt::format("({}, {}, {}, {}) {}", c.sequences, c.channels, c.length,
+                                          c.states, DTypeName(c.dtype));
+    const std::string forward_name = "forward " + shape;
+    const std::string both_name = "forward + backward " + shape;
+    const bool times_forward = forward_name.find(name) != std::string::npos;
+    const bool times_both = c.length > 1 && both_name.find(name) != std::string::npos;
+    if (!times_forward && !times_both) continue;
     std::vector<Call> calls;
     const auto elements = static_cast<double>(c.sequences * c.channels * c.length);
     // Enough copies that each finds nothing of its own in the cache.
@@ -135,26 +144,25 @@ void Run() {
     if (c.length == 1) bytes += elements * static_cast<double>(c.states) * 8;
     const double floor =
         std::max(bytes / copy, elements * static_cast<double>(c.states + 3) / exponentials);
-    const std::string shape = fmt::format("({}, {}, {}, {}) {}", c.sequences, c.channels, c.length,
-                                          c.states, DTypeName(c.dtype));
     std::vector<std::function<void()>> forward;
     std::vector<std::function<void()>> both;
     for (const Call& call : calls) {
       forward.push_back([call] { call.Forward(); });
       both.push_back([call] { call.Both(); });
     }
-    bench::PrintLine("forward " + shape, c.peer_forward, floor, bench::MedianSeconds(forward));
-    if (c.length == 1) continue;
-    bench::PrintLine("forward + backward " + shape, c.peer_both, 0, bench::MedianSeconds(both));
+    if (times_forward) {
+      bench::PrintLine(forward_name, c.peer_forward, floor, bench::MedianSeconds(forward));
+    }
+    if (times_both) bench::PrintLine(both_name, c.peer_both, 0, bench::MedianSeconds(both));
   }
 }
 
 }  // namespace
 }  // namespace adder
 
-int main() {
+int main(int argc, char** argv) {
   try {
-    adder::Run();
+    adder::Run(argc > 1 ? argv[1] : "");
   } catch (const std::exception& error) {
     fmt::print(stderr, "selective_scan_cuda_bench: {}\n", error.what());
     return 1;
