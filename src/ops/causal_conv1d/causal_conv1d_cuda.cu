@@ -2,6 +2,7 @@
 // with the last width-1 of them in registers, so that each row is read once but for the tiles'
 // seams.
 #include <algorithm>
+#include <cstdlib>
 
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
@@ -14,8 +15,8 @@ constexpr int kThreads = 128;
 constexpr int kUsualWidth = 4;
 constexpr int kMostWidth = 8;
 constexpr int64_t kTileRows = 64;
-constexpr int kAhead = 4;               // rows whose loads are under way at a time
-constexpr int64_t kBackwardBlocks = 5;  // for each multiprocessor: as many fit
+constexpr int kAhead = 4;           // rows whose loads are under way at a time
+constexpr int kBackwardBlocks = 4;  // for each multiprocessor: as many fit
 
 // Some rows of one sequence.
 struct Tile {
@@ -187,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
 // dx[t] = Σ_k weight[k] · g[t + width-1 - k], for which g is computed width-1 rows past the tile.
 // `partial`: a row of channels · (width + 1) floats for each blockIdx.x.
 template <class T, int kWidth, bool kExact, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     CausalConv1dBackwardKernel(CausalConv1dBackwardArguments b, const Tile* tiles,
                                int64_t tile_count, float* partial) {
   const CausalConv1dArguments& a = b.forward;
@@ -368,13 +369,14 @@ void CausalConv1d(const CausalConv1dArguments& a) {
       context.Table(tiles.data(), static_cast<int64_t>(tiles.size() * sizeof(Tile))));
   const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
                        WindowAligned(a.final_window);
-  VisitShape(a, vectors, a.x.dtype == DType::kF32 ? 4 : 8,
-             [&](auto type, auto width, auto exact, auto vector) {
-               using T = decltype(type);
-               CausalConv1dKernel<T, width(), exact(), vector()>
-                   <<<Grid(static_cast<int64_t>(tiles.size()), a.channels, vector()), kThreads, 0,
-                      context.stream()>>>(a, table);
-             });
+  // Channels of a thread, while they are compared.
+  const int wide = std::getenv("ADDER_CONV_VARIANT") != nullptr || a.x.dtype == DType::kF32 ? 4 : 8;
+  VisitShape(a, vectors, wide, [&](auto type, auto width, auto exact, auto vector) {
+    using T = decltype(type);
+    CausalConv1dKernel<T, width(), exact(), vector()>
+        <<<Grid(static_cast<int64_t>(tiles.size()), a.channels, vector()), kThreads, 0,
+           context.stream()>>>(a, table);
+  });
   CheckLaunch("causal_conv1d");
   if (a.final_window.data == nullptr) return;
   const auto* offsets =
@@ -399,7 +401,8 @@ void CausalConv1dBackward(const CausalConv1dBackwardArguments& b) {
   const bool sums = b.dweight != nullptr || b.dbias != nullptr;
   // Each block of rows leaves a partial sum of dweight, so there are no more than work at a time.
   const int64_t across = (a.channels + 4 * kThreads - 1) / (4 * kThreads);
-  const int64_t most = std::max<int64_t>(kBackwardBlocks * context.multiprocessors() / across, 1);
+  const int64_t most =
+      std::max<int64_t>(int64_t{kBackwardBlocks} * context.multiprocessors() / across, 1);
   const int64_t blocks = sums ? std::min(count, most) : count;
   const int64_t sum_columns = a.channels * (a.width + 1);
   const Scratch partial(context, sums ? blocks * sum_columns * 4 : 0);
