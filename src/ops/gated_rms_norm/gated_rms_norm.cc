@@ -61,7 +61,9 @@ int64_t CheckGatedRmsNormBackward(const GatedRmsNormInputs& inputs, const Tensor
 void GatedRmsNorm(const GatedRmsNormInputs& inputs, const Tensor& y) {
   const int64_t group_size =
       CheckGatedRmsNorm(inputs, y, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) {
+    return cuda::GatedRmsNorm(inputs, group_size, y);
+  }
   cpu::GatedRmsNorm(inputs, group_size, y);
 }
 
@@ -69,7 +71,9 @@ void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, const Tensor& dy,
                           const GatedRmsNormGradients& gradients) {
   const int64_t group_size = CheckGatedRmsNormBackward(
       inputs, dy, gradients, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) {
+    return cuda::GatedRmsNormBackward(inputs, group_size, dy, gradients);
+  }
   cpu::GatedRmsNormBackward(inputs, group_size, dy, gradients);
 }
 

@@ -23,4 +23,11 @@ void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, int64_t group_size, 
                           const GatedRmsNormGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+// Arguments are checked already.
+void GatedRmsNorm(const GatedRmsNormInputs& inputs, int64_t group_size, const Tensor& y);
+void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, int64_t group_size, const Tensor& dy,
+                          const GatedRmsNormGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

@@ -58,7 +58,7 @@ void CheckLayerNormBackward(const Tensor& r, const Tensor& weight, float eps, co
 
 void LayerNorm(const LayerNormInputs& inputs, const LayerNormOutputs& outputs) {
   CheckLayerNorm(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) return cuda::LayerNorm(inputs, outputs);
   cpu::LayerNorm(inputs, outputs);
 }
 
@@ -66,7 +66,9 @@ void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const T
                        const Tensor& d_residual_out, const LayerNormGradients& gradients) {
   CheckLayerNormBackward(r, weight, eps, dy, d_residual_out, gradients,
                          {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (r.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, r.device());
+  if (r.device().type == DeviceType::kCuda) {
+    return cuda::LayerNormBackward(r, weight, eps, dy, d_residual_out, gradients);
+  }
   cpu::LayerNormBackward(r, weight, eps, dy, d_residual_out, gradients);
 }
 

@@ -22,4 +22,10 @@ void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const T
                        const Tensor& d_residual_out, const LayerNormGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void LayerNorm(const LayerNormInputs& inputs, const LayerNormOutputs& outputs);
+void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const Tensor& dy,
+                       const Tensor& d_residual_out, const LayerNormGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

@@ -19,7 +19,7 @@ constexpr int64_t kMostPosition = int64_t{1} << 40;
 void Run(const char* op, const Tensor& x, const char* from, const RotaryEmbedding& embedding,
          const Tensor& y, const char* to, bool inverse) {
   CheckRotary(op, x, from, embedding, y, to, {DType::kF32, DType::kBF16, DType::kF16});
-  if (x.device().type != DeviceType::kCpu) ThrowNoBackend(op, x.device());
+  if (x.device().type == DeviceType::kCuda) return cuda::Rotary(x, embedding, inverse, y);
   cpu::Rotary(x, embedding, inverse, y);
 }
 
@@ -44,7 +44,9 @@ void CheckRotary(const char* op, const Tensor& x, const char* from,
     check.Fail(fmt::format("theta is {}, expected a number > 0", embedding.theta));
   }
   check.Dense(embedding.positions, "positions", {DType::kI64}, {x.dim(0)});
-  for (int64_t t = 0; t < x.dim(0); ++t) {
+  // Looking at positions on another device would wait for it.
+  const int64_t readable = x.device().type == DeviceType::kCpu ? x.dim(0) : 0;
+  for (int64_t t = 0; t < readable; ++t) {
     const int64_t position = embedding.positions.data<int64_t>()[t];
     if (position <= -kMostPosition || position >= kMostPosition) {
       check.Fail(fmt::format("row {} is at position {}, expected less than 2^40", t, position));

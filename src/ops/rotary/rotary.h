@@ -17,7 +17,7 @@
 namespace adder {
 
 struct RotaryEmbedding {
-  Tensor positions;        // i64 [rows], |position| < 2^40
+  Tensor positions;        // i64 [rows], |position| < 2^40 (checked on the CPU only)
   int64_t d_head = 0;      // channels of a head; divides the columns
   int64_t rotary_dim = 0;  // even, at most d_head
   double theta = 10000;    // > 0

@@ -21,4 +21,9 @@ namespace cpu {
 void Rotary(const Tensor& x, const RotaryEmbedding& embedding, bool inverse, const Tensor& y);
 }  // namespace cpu
 
+namespace cuda {
+// Rotates back if `inverse`. Arguments are checked already.
+void Rotary(const Tensor& x, const RotaryEmbedding& embedding, bool inverse, const Tensor& y);
+}  // namespace cuda
+
 }  // namespace adder
