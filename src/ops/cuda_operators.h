@@ -4,7 +4,10 @@
 #pragma once
 
 #include "adder/ops/causal_conv1d/causal_conv1d_cuda.h"
+#include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
+#include "adder/ops/layer_norm/layer_norm_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
+#include "adder/ops/rotary/rotary_cuda.h"
 #include "adder/ops/selective_scan/selective_scan_cuda.h"
 
 namespace adder {
@@ -16,6 +19,11 @@ struct CudaOperators {
   void (*causal_conv1d_backward)(const cuda::CausalConv1dBackwardArguments&);
   void (*selective_scan)(const cuda::SelectiveScanArguments&);
   void (*selective_scan_backward)(const cuda::SelectiveScanBackwardArguments&);
+  void (*layer_norm)(const cuda::LayerNormArguments&);
+  void (*layer_norm_backward)(const cuda::LayerNormBackwardArguments&);
+  void (*gated_rms_norm)(const cuda::GatedRmsNormArguments&);
+  void (*gated_rms_norm_backward)(const cuda::GatedRmsNormBackwardArguments&);
+  void (*rotary)(const cuda::RotaryArguments&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only
