@@ -2,7 +2,6 @@
 // with the last width-1 of them in registers, so that each row is read once but for the tiles'
 // seams.
 #include <algorithm>
-#include <cstdlib>
 
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
@@ -331,13 +330,10 @@ bool WindowAligned(const ConvWindow& window) {
 template <int kValue>
 using Constant = std::integral_constant<int, kValue>;
 template <class Visit>
-void VisitShape(const CausalConv1dArguments& a, bool vectors, int wide, Visit&& visit) {
+void VisitShape(const CausalConv1dArguments& a, bool vectors, Visit&& visit) {
   VisitActivation(a.x.dtype, [&](auto type) {
-    constexpr int kFull = 16 / static_cast<int>(sizeof(type));
     const bool usual = a.width == kUsualWidth;
-    if (vectors && usual && wide == kFull && a.channels % kFull == 0) {
-      visit(type, Constant<kUsualWidth>(), std::true_type(), Constant<kFull>());
-    } else if (vectors && usual && a.channels % 4 == 0) {
+    if (vectors && usual && a.channels % 4 == 0) {
       visit(type, Constant<kUsualWidth>(), std::true_type(), Constant<4>());
     } else if (usual) {
       visit(type, Constant<kUsualWidth>(), std::true_type(), Constant<1>());
@@ -369,9 +365,7 @@ void CausalConv1d(const CausalConv1dArguments& a) {
       context.Table(tiles.data(), static_cast<int64_t>(tiles.size() * sizeof(Tile))));
   const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
                        WindowAligned(a.final_window);
-  // Channels of a thread, while they are compared.
-  const int wide = std::getenv("ADDER_CONV_VARIANT") != nullptr || a.x.dtype == DType::kF32 ? 4 : 8;
-  VisitShape(a, vectors, wide, [&](auto type, auto width, auto exact, auto vector) {
+  VisitShape(a, vectors, [&](auto type, auto width, auto exact, auto vector) {
     using T = decltype(type);
     CausalConv1dKernel<T, width(), exact(), vector()>
         <<<Grid(static_cast<int64_t>(tiles.size()), a.channels, vector()), kThreads, 0,
@@ -381,7 +375,7 @@ void CausalConv1d(const CausalConv1dArguments& a) {
   if (a.final_window.data == nullptr) return;
   const auto* offsets =
       static_cast<const int64_t*>(context.Table(a.offsets, (a.sequences + 1) * 8));
-  VisitShape(a, vectors, 4, [&](auto type, auto width, auto exact, auto vector) {
+  VisitShape(a, vectors, [&](auto type, auto width, auto exact, auto vector) {
     using T = decltype(type);
     FinalWindowKernel<T, width(), exact(), vector()>
         <<<Grid(a.sequences, a.channels, vector()), kThreads, 0, context.stream()>>>(a, offsets);
@@ -409,7 +403,7 @@ void CausalConv1dBackward(const CausalConv1dBackwardArguments& b) {
   const bool vectors = RowsAligned(a.x) && RowsAligned(b.dy) && RowsAligned(b.dx) &&
                        WindowAligned(a.initial_window) && WindowAligned(b.d_final_window) &&
                        WindowAligned(b.d_initial_window);
-  VisitShape(a, vectors, 4, [&](auto type, auto width, auto exact, auto vector) {
+  VisitShape(a, vectors, [&](auto type, auto width, auto exact, auto vector) {
     using T = decltype(type);
     CausalConv1dBackwardKernel<T, width(), exact(), vector()>
         <<<Grid(blocks, a.channels, vector()), kThreads, 0, context.stream()>>>(

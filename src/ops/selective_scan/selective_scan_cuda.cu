@@ -12,8 +12,6 @@
 // a first pass finds what each adds to a state of zero, a second combines these into the segments'
 // first states, and the third is the one pass above.
 #include <algorithm>
-#include <cstdlib>
-#include <type_traits>
 
 #include "adder/ops/selective_scan/selective_scan_cuda.cuh"
 
@@ -139,8 +137,7 @@ __host__ __device__ inline Offsets OffsetsOf(int parts, int width, int projectio
 }
 
 template <class T, int kStates, bool kComplex, int kOwn, int kChannels, int kRows, bool kStatesOnly>
-__global__ void __launch_bounds__(MostThreads(kStates))
-    ScanKernel(const __grid_constant__ Plan p) {
+__global__ void __launch_bounds__(MostThreads(kStates)) ScanKernel(const __grid_constant__ Plan p) {
   extern __shared__ __align__(16) char shared[];
   const SelectiveScanArguments& a = p.a;
   constexpr int kCount = States<kStates, kComplex>::kCount;
@@ -338,13 +335,8 @@ __global__ void __launch_bounds__(MostThreads(kStates))
     float* sum = sums + part * kRows * kChannels + c;
     const auto advance = [&](int row, float(&y)[kOwn]) {
       float2 s[kOwn];
-      if constexpr (kOwn == 2) {
-        const float4 both = *reinterpret_cast<const float4*>(step + row * kChannels + c);
-        s[0] = {both.x, both.y};
-        s[1] = {both.z, both.w};
-      } else {
-        s[0] = step[row * kChannels + c];
-      }
+#pragma unroll
+      for (int k = 0; k < kOwn; ++k) s[k] = step[row * kChannels + c + k];
       float B[kCount], C[kCount];
       States<kStates, kComplex>::LoadProjection(B_part + row * p.width, B);
       if (!kStatesOnly) States<kStates, kComplex>::LoadProjection(C_part + row * p.width, C);
@@ -504,26 +496,6 @@ void SelectiveScan(const SelectiveScanArguments& a) {
   CheckStates(a);
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      // Which of the shapes of a block to use, while they are compared.
-      const char* trial = std::getenv("ADDER_SCAN_VARIANT");
-      if (trial != nullptr && !a.is_complex && a.states <= 32) {
-        switch (trial[0]) {
-          case '1':
-            return Launch<T, 8, false, 2, 64, 16>(context, a);
-          case '2':
-            return Launch<T, 4, false, 2, 64, 16>(context, a);
-          case '3':
-            return Launch<T, 4, false, 1, 32, 16>(context, a);
-          case '4':
-            return Launch<T, 4, false, 2, 64, 32>(context, a);
-          case '5':
-            return Launch<T, 8, false, 1, 32, 32>(context, a);
-          default:
-            break;
-        }
-      }
-    }
     if (!a.is_complex) {
       if (a.states <= 32) {
         Launch<T, 8, false, 1, 64, 16>(context, a);
