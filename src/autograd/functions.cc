@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "adder/autograd/recording.h"
+#include "adder/ops/elementwise/elementwise.h"
 #include "adder/ops/embedding/embedding.h"
 #include "adder/ops/linear/linear.h"
 #include "adder/ops/selective_scan/selective_scan.h"
@@ -12,7 +13,6 @@
 namespace adder {
 namespace {
 
-using recording::AddProduct;
 using recording::CheckRank;
 using recording::Compute;
 using recording::Grad;

@@ -52,12 +52,6 @@ inline Tensor NewMemory(const Tape* tape, const Variable* memory, MemoryUpdate u
   return memory->value();
 }
 
-// a[i] += b[i] · c[i]; dense f32 tensors of one shape, as small as A.
-inline void AddProduct(const Tensor& a, const Tensor& b, const Tensor& c) {
-  float* sum = a.data<float>();
-  for (int64_t i = 0; i < a.elements(); ++i) sum[i] += b.data<float>()[i] * c.data<float>()[i];
-}
-
 inline void CheckRank(const Variable& x, int rank, const char* what) {
   if (x.value().rank() == rank) return;
   throw Error(ErrorCode::kInvalidArgument, std::string(what) + " is " + x.value().ToString() +

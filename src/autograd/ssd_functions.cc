@@ -3,11 +3,11 @@
 
 #include "adder/autograd/functions.h"
 #include "adder/autograd/recording.h"
+#include "adder/ops/elementwise/elementwise.h"
 #include "adder/ops/ssd/ssd.h"
 
 namespace adder {
 
-using recording::AddProduct;
 using recording::CheckRank;
 using recording::Compute;
 using recording::Grad;

@@ -4,55 +4,10 @@
 #include <algorithm>
 #include <utility>
 
-#include "adder/backend/cpu/parallel.h"
 #include "adder/core/error.h"
+#include "adder/ops/elementwise/elementwise.h"
 
 namespace adder {
-namespace {
-
-// target += source, for tensors of one shape and floating dtype.
-template <class T>
-void AddElements(const Tensor& target, const Tensor& source) {
-  constexpr int64_t kGrain = int64_t{1} << 15;
-  // The source is dense; the target's runs tell where each part of it belongs.
-  int64_t done = 0;
-  ForEachRun(target, [&](int64_t offset, int64_t length) {
-    T* to = target.data<T>() + offset;
-    const T* from = source.data<T>() + done;
-    done += length;
-    cpu::ParallelFor(length, kGrain, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        if constexpr (std::is_floating_point_v<T>) {
-          to[i] += from[i];
-        } else {
-          to[i] = T(static_cast<float>(to[i]) + static_cast<float>(from[i]));
-        }
-      }
-    });
-  });
-}
-
-void AddTo(const Tensor& target, const Tensor& dense_source) {
-  if (target.device().type != DeviceType::kCpu) {
-    throw Error(ErrorCode::kUnsupported,
-                "gradients are not added up on device " + ToString(target.device()));
-  }
-  switch (target.dtype()) {
-    case DType::kF64:
-      return AddElements<double>(target, dense_source);
-    case DType::kF32:
-      return AddElements<float>(target, dense_source);
-    case DType::kF16:
-      return AddElements<Half>(target, dense_source);
-    case DType::kBF16:
-      return AddElements<BFloat16>(target, dense_source);
-    default:
-      throw Error(ErrorCode::kInvalidArgument,
-                  "a gradient is " + target.ToString() + ", expected a floating dtype");
-  }
-}
-
-}  // namespace
 
 // The gradient of one leaf or result. Its memory is allocated at the first contribution and not
 // cleared: `written` says which columns hold a sum already.

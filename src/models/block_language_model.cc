@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -16,19 +15,20 @@
 #include "adder/models/mamba2_block.h"
 #include "adder/models/mamba_block.h"
 #include "adder/models/mlp_block.h"
+#include "adder/ops/elementwise/elementwise.h"
 #include "adder/ops/linear/linear.h"
 
 namespace adder {
 namespace {
 
-// A = -exp(A_log), written over `A` where that has the shape already.
+// A = -exp(A_log), written over `old_A` where that is on the same device.
 Tensor DeriveA(const Tensor& A_log_any, const Tensor& old_A) {
   const Tensor converted = A_log_any.To(DType::kF32);
   const Tensor A_log = converted.contiguous() ? converted : converted.Clone();
-  Tensor A = old_A.defined() ? old_A : Tensor::Empty(A_log.shape(), DType::kF32);
-  const float* from = A_log.data<float>();
-  float* to = A.data<float>();
-  for (int64_t i = 0; i < A.elements(); ++i) to[i] = -std::exp(from[i]);
+  const Tensor A = old_A.defined() && old_A.device() == A_log.device()
+                       ? old_A
+                       : Tensor::Empty(A_log.shape(), DType::kF32, A_log.device());
+  NegativeExp(A_log, A);
   return A;
 }
 

@@ -15,6 +15,16 @@ void LayerNormBackward(const LayerNormBackwardArguments& a);
 void GatedRmsNorm(const GatedRmsNormArguments& a);
 void GatedRmsNormBackward(const GatedRmsNormBackwardArguments& a);
 void Rotary(const RotaryArguments& a);
+void Elementwise(const ElementwiseArguments& a);
+void Embedding(const EmbeddingArguments& a);
+void EmbeddingBackward(const EmbeddingBackwardArguments& a);
+void AdamW(const AdamWArguments& a);
+double SumOfSquares(const FloatSpansArguments& a);
+void SetZero(const FloatSpansArguments& a);
+void AddTo(const AddToArguments& a);
+void AddProduct(const AddProductArguments& a);
+void NegativeExp(const NegativeExpArguments& a);
+void CopyRowSpans(const CopyRowSpansArguments& a);
 
 }  // namespace cuda
 
@@ -30,6 +40,16 @@ const CudaOperators kCudaOperators = {
     .gated_rms_norm = cuda::GatedRmsNorm,
     .gated_rms_norm_backward = cuda::GatedRmsNormBackward,
     .rotary = cuda::Rotary,
+    .elementwise = cuda::Elementwise,
+    .embedding = cuda::Embedding,
+    .embedding_backward = cuda::EmbeddingBackward,
+    .adamw = cuda::AdamW,
+    .sum_of_squares = cuda::SumOfSquares,
+    .set_zero = cuda::SetZero,
+    .add_to = cuda::AddTo,
+    .add_product = cuda::AddProduct,
+    .negative_exp = cuda::NegativeExp,
+    .copy_row_spans = cuda::CopyRowSpans,
 };
 
 }  // namespace adder

@@ -3,7 +3,12 @@
 // tensors are on the device that each function's arguments name.
 #pragma once
 
+#include "adder/ops/activation/activation_cuda.h"
+#include "adder/ops/adamw/adamw_cuda.h"
+#include "adder/ops/attention/key_value_cache_cuda.h"
 #include "adder/ops/causal_conv1d/causal_conv1d_cuda.h"
+#include "adder/ops/elementwise/elementwise_cuda.h"
+#include "adder/ops/embedding/embedding_cuda.h"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
 #include "adder/ops/layer_norm/layer_norm_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
@@ -24,6 +29,16 @@ struct CudaOperators {
   void (*gated_rms_norm)(const cuda::GatedRmsNormArguments&);
   void (*gated_rms_norm_backward)(const cuda::GatedRmsNormBackwardArguments&);
   void (*rotary)(const cuda::RotaryArguments&);
+  void (*elementwise)(const cuda::ElementwiseArguments&);
+  void (*embedding)(const cuda::EmbeddingArguments&);
+  void (*embedding_backward)(const cuda::EmbeddingBackwardArguments&);
+  void (*adamw)(const cuda::AdamWArguments&);
+  double (*sum_of_squares)(const cuda::FloatSpansArguments&);
+  void (*set_zero)(const cuda::FloatSpansArguments&);
+  void (*add_to)(const cuda::AddToArguments&);
+  void (*add_product)(const cuda::AddProductArguments&);
+  void (*negative_exp)(const cuda::NegativeExpArguments&);
+  void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only

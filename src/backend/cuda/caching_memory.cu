@@ -142,7 +142,8 @@ bool Dense(const Window& window) {
 
 }  // namespace
 
-CachingMemory::CachingMemory(int device, cudaStream_t stream) : device_(device), stream_(stream) {}
+CachingMemory::CachingMemory(int device, cudaStream_t stream, Faults& faults)
+    : device_(device), stream_(stream), faults_(faults) {}
 
 void CachingMemory::MakeCurrent() const { Check(cudaSetDevice(device_), "cudaSetDevice"); }
 
@@ -264,6 +265,7 @@ void CachingMemory::CopyToHost(void* to, const void* from, int64_t bytes) {
     filled_begin = begin;
   }
   take(bytes);
+  faults_.Throw();
 }
 
 void CachingMemory::Copy(const Shape& shape, const DeviceWindow& from, const DeviceWindow& to) {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "adder/backend/cuda/faults.cuh"
 #include "adder/backend/cuda/module.h"
 #include "adder/core/device_memory.h"
 
@@ -15,12 +16,13 @@ namespace adder::cuda {
 
 class CachingMemory final : public DeviceMemory {
  public:
-  CachingMemory(int device, cudaStream_t stream);
+  CachingMemory(int device, cudaStream_t stream, Faults& faults);
 
   std::byte* Allocate(int64_t bytes) override;
   // The block may be given out again at once: what uses it next comes later in the same queue.
   void Free(std::byte* data, int64_t bytes) noexcept override;
   void CopyFromHost(void* to, const void* from, int64_t bytes) override;
+  // Throws the fault that a kernel before it raised.
   void CopyToHost(void* to, const void* from, int64_t bytes) override;
   void Copy(const Shape& shape, const DeviceWindow& from, const DeviceWindow& to) override;
   void SetZero(const Shape& shape, const DeviceWindow& to) override;
@@ -42,6 +44,7 @@ class CachingMemory final : public DeviceMemory {
 
   int device_;
   cudaStream_t stream_;
+  Faults& faults_;
   std::mutex mutex_;
   std::map<int64_t, std::vector<std::byte*>> free_;  // by size; no entry is empty
   MemoryUse use_;

@@ -54,7 +54,9 @@ class Module {
   virtual MemoryUse Use(int device) const = 0;
   // Gives cached blocks back to the driver and forgets the peak.
   virtual void ReleaseCached(int device) const = 0;
-  // Returns when all work asked of the device is done.
+  // Returns when all work asked of the device is done. Throws kInvalidArgument where that met
+  // contents that it could not compute with (a token outside the vocabulary); so does copying from
+  // the device to the host.
   virtual void Synchronize(int device) const = 0;
   // Seconds that the device takes for what `work` asks of it, by the device's own clock.
   virtual double SecondsOf(int device, const std::function<void()>& work) const = 0;

@@ -57,7 +57,9 @@ class CudaModule final : public Module {
   MemoryUse Use(int device) const override { return ContextOf(device).memory().use(); }
   void ReleaseCached(int device) const override { ContextOf(device).memory().ReleaseCached(); }
   void Synchronize(int device) const override {
-    Check(cudaStreamSynchronize(ContextOf(device).stream()), "waiting for the device");
+    Context& context = ContextOf(device);
+    Check(cudaStreamSynchronize(context.stream()), "waiting for the device");
+    context.faults().Throw();
   }
   double SecondsOf(int device, const std::function<void()>& work) const override {
     const Context& context = ContextOf(device);

@@ -33,11 +33,10 @@ struct Context::KeptTable {
 };
 
 Context::Context(int device) : device_(device) {
-  Check(cudaSetDevice(device), "cudaSetDevice");
   Check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
         "device attributes");
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
-  memory_ = new CachingMemory(device, stream_);
+  memory_ = new CachingMemory(device, stream_, faults_);
 }
 
 const void* Context::Table(const void* data, int64_t bytes) {
@@ -74,8 +73,8 @@ Context& ContextOf(int device) {
     throw Error(ErrorCode::kUnsupported, "CUDA: there is no device " + std::to_string(device));
   }
   Context*& context = contexts[static_cast<size_t>(device)];
-  if (context == nullptr) context = new Context(device);
   Check(cudaSetDevice(device), "cudaSetDevice");
+  if (context == nullptr) context = new Context(device);
   return *context;
 }
 

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <vector>
 
+#include "adder/backend/cuda/faults.cuh"
 #include "adder/backend/cuda/module.h"
 
 namespace adder::cuda {
@@ -23,12 +24,13 @@ class CachingMemory;
 // One device: its queue, its memory, its measures. Made when first asked for, never destroyed.
 class Context {
  public:
-  explicit Context(int device);
+  explicit Context(int device);  // the current one
 
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
   CachingMemory& memory() const { return *memory_; }
+  Faults& faults() { return faults_; }
 
   // `bytes` of a table on the device, equal to those given. Kept, so that the same table asked for
   // again costs a comparison. The pointer holds good for work asked for before the next call with
@@ -41,6 +43,7 @@ class Context {
   int device_;
   cudaStream_t stream_ = nullptr;
   int multiprocessors_ = 0;
+  Faults faults_;
   CachingMemory* memory_ = nullptr;
   std::mutex tables_mutex_;
   std::vector<KeptTable> tables_;

@@ -29,4 +29,9 @@ void Elementwise(ElementwiseFunction function, const std::array<Tensor, 3>& inpu
                  const std::array<Tensor, 2>& outputs);
 }  // namespace cpu
 
+namespace cuda {
+void Elementwise(cpu::ElementwiseFunction function, const std::array<Tensor, 3>& inputs,
+                 const std::array<Tensor, 2>& outputs);
+}  // namespace cuda
+
 }  // namespace adder

@@ -15,6 +15,7 @@ namespace {
 
 constexpr const char* kOp = "adamw";
 constexpr const char* kNormOp = "gradient norm";
+constexpr const char* kZeroOp = "set zero";
 
 void CheckOptions(const ArgumentCheck& check, const AdamWOptions& options) {
   const auto finite_from_zero = [&](double value, const char* name) {
@@ -37,6 +38,15 @@ void CheckOptions(const ArgumentCheck& check, const AdamWOptions& options) {
   }
   if (options.step < 1) {
     check.Fail(fmt::format("step is {}, expected 1 for the first", options.step));
+  }
+}
+
+// All are given, dense, of the dtype, on one device.
+void CheckFloats(const char* op, const char* name, std::span<const Tensor> tensors, DType dtype) {
+  for (const Tensor& tensor : tensors) {
+    const ArgumentCheck check(op, tensors.front().device());
+    check.Rank(tensor, name, tensor.rank());  // given
+    check.Dense(tensor, name, {dtype}, tensor.shape());
   }
 }
 
@@ -63,26 +73,49 @@ void CheckAdamW(const AdamWOptions& options, const Tensor& gradient, const Tenso
 }
 
 void CheckGradientNorm(std::span<const Tensor> gradients, DType dtype) {
-  for (const Tensor& gradient : gradients) {
-    const ArgumentCheck check(kNormOp, gradients.front().device());
-    check.Rank(gradient, "a gradient", gradient.rank());  // given
-    check.Dense(gradient, "a gradient", {dtype}, gradient.shape());
-  }
+  CheckFloats(kNormOp, "a gradient", gradients, dtype);
 }
 
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight) {
   CheckAdamW(options, gradient, weight, m, v, compute_weight, DType::kF32);
-  if (weight.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, weight.device());
+  if (weight.device().type == DeviceType::kCuda) {
+    const AdamWTensors tensors = {gradient, weight, m, v, compute_weight, 1, options.weight_decay};
+    return cuda::AdamWAll(options, {&tensors, 1});
+  }
   cpu::AdamW(options, gradient, weight, m, v, compute_weight);
+}
+
+void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors) {
+  for (const AdamWTensors& t : tensors) {
+    CheckAdamW(OptionsOf(options, t), t.gradient, t.weight, t.m, t.v, t.compute_weight,
+               DType::kF32);
+    const Device first = tensors.front().weight.device();
+    ArgumentCheck(kOp, first).That(t.weight.device() == first, "weights are on several devices");
+  }
+  if (tensors.empty()) return;
+  if (tensors.front().weight.device().type == DeviceType::kCuda) {
+    return cuda::AdamWAll(options, tensors);
+  }
+  for (const AdamWTensors& t : tensors) {
+    cpu::AdamW(OptionsOf(options, t), t.gradient, t.weight, t.m, t.v, t.compute_weight);
+  }
 }
 
 double GradientNorm(std::span<const Tensor> gradients) {
   CheckGradientNorm(gradients, DType::kF32);
-  for (const Tensor& gradient : gradients) {
-    if (gradient.device().type != DeviceType::kCpu) ThrowNoBackend(kNormOp, gradient.device());
+  if (!gradients.empty() && gradients.front().device().type == DeviceType::kCuda) {
+    return cuda::GradientNorm(gradients);
   }
   return cpu::GradientNorm(gradients);
+}
+
+void SetZeroAll(std::span<const Tensor> tensors) {
+  CheckFloats(kZeroOp, "a tensor", tensors, DType::kF32);
+  if (!tensors.empty() && tensors.front().device().type == DeviceType::kCuda) {
+    return cuda::SetZeroAll(tensors);
+  }
+  for (const Tensor& tensor : tensors) tensor.SetZero();
 }
 
 }  // namespace adder

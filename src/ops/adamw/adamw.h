@@ -31,9 +31,23 @@ struct AdamWOptions {
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight);
 
+// One tensor of a step over many; as AdamW takes them.
+struct AdamWTensors {
+  Tensor gradient, weight, m, v;
+  Tensor compute_weight;  // may be undefined
+  double lr_scale = 1;    // its rate is options.lr · lr_scale
+  double weight_decay = 0;
+};
+// The same step for all of them, in one pass over all: each with its own rate and decay
+// (options.weight_decay is not read). All are on one device.
+void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors);
+
 // sqrt(Σ over all gradients' squares), accumulated in double, in an order that depends on the sizes
-// only. f32 (the reference: f64), dense.
+// only. f32 (the reference: f64), dense, all on one device.
 double GradientNorm(std::span<const Tensor> gradients);
+
+// Zero to all elements of all tensors: dense, f32, on one device. What clears gradients.
+void SetZeroAll(std::span<const Tensor> tensors);
 
 namespace reference {
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,

@@ -13,10 +13,24 @@ void CheckAdamW(const AdamWOptions& options, const Tensor& gradient, const Tenso
                 const Tensor& m, const Tensor& v, const Tensor& compute_weight, DType dtype);
 void CheckGradientNorm(std::span<const Tensor> gradients, DType dtype);
 
+// The options of one of many tensors.
+inline AdamWOptions OptionsOf(const AdamWOptions& options, const AdamWTensors& tensors) {
+  AdamWOptions own = options;
+  own.lr = options.lr * tensors.lr_scale;
+  own.weight_decay = tensors.weight_decay;
+  return own;
+}
+
 namespace cpu {
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight);
 double GradientNorm(std::span<const Tensor> gradients);
 }  // namespace cpu
+
+namespace cuda {
+void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors);
+double GradientNorm(std::span<const Tensor> gradients);
+void SetZeroAll(std::span<const Tensor> tensors);
+}  // namespace cuda
 
 }  // namespace adder

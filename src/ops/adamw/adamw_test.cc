@@ -213,6 +213,54 @@ TEST(AdamWCpu, ResultsDoNotDependOnThreads) {
   cpu::SetThreadCount(threads);
 }
 
+// Each tensor's own rate and decay; one pass gives the bits of one call a tensor.
+TEST(AdamWCpu, AllAtOnceIsOneByOne) {
+  Random random(6);
+  std::vector<AdamWTensors> all;
+  std::vector<Trained> alone;
+  for (const int64_t elements : {0, 5, 1000}) {
+    const Tensor weight = RandomNormal(random, {elements}).To(DType::kF32);
+    const Trained t = Fresh(weight, DType::kF32, elements != 5, DType::kBF16);
+    alone.push_back(Fresh(weight, DType::kF32, elements != 5, DType::kBF16));
+    all.push_back({RandomNormal(random, {elements}).To(DType::kF32), t.weight, t.m, t.v,
+                   t.compute_weight, elements == 5 ? 0.5 : 2.0, elements == 5 ? 0.0 : 0.1});
+  }
+  AdamWOptions options;
+  for (options.step = 1; options.step <= 3; ++options.step) {
+    AdamWAll(options, all);
+    for (size_t i = 0; i < all.size(); ++i) {
+      AdamWOptions own = options;
+      own.lr *= all[i].lr_scale;
+      own.weight_decay = all[i].weight_decay;
+      AdamW(own, all[i].gradient, alone[i].weight, alone[i].m, alone[i].v, alone[i].compute_weight);
+    }
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_TRUE(SameBits(all[i].weight, alone[i].weight));
+    EXPECT_TRUE(SameBits(all[i].m, alone[i].m));
+    EXPECT_TRUE(SameBits(all[i].v, alone[i].v));
+    if (alone[i].compute_weight) {
+      EXPECT_TRUE(SameBits(all[i].compute_weight, alone[i].compute_weight));
+    }
+  }
+  all[1].m = {};
+  EXPECT_THAT(ErrorOf([&] { AdamWAll(options, all); }), HasSubstr("adamw: m is not given"));
+}
+
+TEST(SetZeroAll, ClearsAll) {
+  Random random(7);
+  std::vector<Tensor> tensors;
+  for (const int64_t elements : {0, 5, 1000}) {
+    tensors.push_back(RandomNormal(random, {elements}).To(DType::kF32));
+  }
+  SetZeroAll(tensors);
+  for (const Tensor& tensor : tensors) {
+    EXPECT_TRUE(SameBits(tensor, Tensor::Zeros(tensor.shape(), DType::kF32)));
+  }
+  tensors.push_back(Tensor::Zeros({2}, DType::kF16));
+  EXPECT_THAT(ErrorOf([&] { SetZeroAll(tensors); }), HasSubstr("set zero: a tensor is f16 [2]"));
+}
+
 TEST(GradientNorm, AgreesWithTheReferenceAndAcrossInstructionSets) {
   Random random(5);
   std::vector<Tensor> fast;

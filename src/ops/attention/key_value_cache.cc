@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/vector_math.h"
 #include "adder/ops/argument_check.h"
+#include "adder/ops/attention/key_value_cache_backends.h"
 
 namespace adder {
 namespace {
@@ -31,27 +33,39 @@ void CheckCache(const ArgumentCheck& check, const Tensor& cache, std::span<const
   }
 }
 
-// Copies rows of one matrix to another, of any of the dtypes.
-void CopyRows(const Tensor& from, const Tensor& to) {
-  if (from.elements() == 0) return;
-  if (from.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, from.device());
+using cuda::RowSpan;
+
+// Copies and clears rows of matrices of any of the dtypes.
+void CopySpans(const Tensor& from, const Tensor& to, std::span<const RowSpan> spans) {
+  if (to.elements() == 0) return;
+  if (to.device().type == DeviceType::kCuda) return cuda::CopyRowSpans(from, to, spans);
   constexpr int64_t kThreadElements = 32768;
-  cpu::ParallelFor(from.dim(0), std::max<int64_t>(1, kThreadElements / from.dim(1)),
-                   [&](int64_t begin, int64_t end, int) {
-                     for (int64_t row = begin; row < end; ++row) {
-                       cpu::VectorConvert({static_cast<const std::byte*>(from.raw()) +
-                                               row * from.stride(0) * DTypeSize(from.dtype()),
-                                           from.dtype(),
-                                           static_cast<std::byte*>(to.raw()) +
-                                               row * to.stride(0) * DTypeSize(to.dtype()),
-                                           to.dtype(), from.dim(1)});
-                     }
-                   });
+  for (const RowSpan& span : spans) {
+    const Tensor source = from.Rows(span.from, span.rows);
+    const Tensor target = to.Rows(span.to, span.rows);
+    cpu::ParallelFor(span.rows, std::max<int64_t>(1, kThreadElements / to.dim(1)),
+                     [&](int64_t begin, int64_t end, int) {
+                       for (int64_t row = begin; row < end; ++row) {
+                         cpu::VectorConvert({source.row(row), source.dtype(), target.row(row),
+                                             target.dtype(), target.dim(1)});
+                       }
+                     });
+    to.Rows(span.to + span.rows, span.zeros).SetZero();
+  }
 }
 
-// Rows [begin, begin + count) of sequence s.
-Tensor SequenceRows(const Tensor& cache, int64_t s, int64_t begin, int64_t count) {
-  return CacheRows(cache).Rows(s * cache.dim(1) + begin, count);
+// The rows of each sequence behind those that its cache holds.
+enum class Direction { kAppend, kTakeOut };
+std::vector<RowSpan> NewRows(Direction direction, const SequenceLayout& layout,
+                             std::span<const int64_t> lengths, int64_t capacity) {
+  std::vector<RowSpan> spans;
+  for (int64_t s = 0; s < layout.sequences(); ++s) {
+    const int64_t cached = s * capacity + lengths[static_cast<size_t>(s)];
+    RowSpan span = {layout.begin(s), cached, layout.length(s), 0, 0};
+    if (direction == Direction::kTakeOut) std::swap(span.from, span.to);
+    spans.push_back(span);
+  }
+  return spans;
 }
 
 }  // namespace
@@ -80,10 +94,7 @@ void AppendToCache(const Tensor& rows, const SequenceLayout& layout,
   const ArgumentCheck check(kOp, cache.device());
   CheckCache(check, cache, lengths, layout);
   check.Rows(rows, "rows", {DType::kF32, DType::kBF16, DType::kF16}, {layout.rows(), cache.dim(2)});
-  for (int64_t s = 0; s < layout.sequences(); ++s) {
-    CopyRows(rows.Rows(layout.begin(s), layout.length(s)),
-             SequenceRows(cache, s, lengths[static_cast<size_t>(s)], layout.length(s)));
-  }
+  CopySpans(rows, CacheRows(cache), NewRows(Direction::kAppend, layout, lengths, cache.dim(1)));
 }
 
 void AppendToCacheBackward(const Tensor& d_cache, const SequenceLayout& layout,
@@ -93,10 +104,8 @@ void AppendToCacheBackward(const Tensor& d_cache, const SequenceLayout& layout,
   if (!d_rows) return;
   check.Rows(d_rows, "d_rows", {DType::kF32, DType::kBF16, DType::kF16},
              {layout.rows(), d_cache.dim(2)});
-  for (int64_t s = 0; s < layout.sequences(); ++s) {
-    CopyRows(SequenceRows(d_cache, s, lengths[static_cast<size_t>(s)], layout.length(s)),
-             d_rows.Rows(layout.begin(s), layout.length(s)));
-  }
+  CopySpans(CacheRows(d_cache), d_rows,
+            NewRows(Direction::kTakeOut, layout, lengths, d_cache.dim(1)));
 }
 
 void CopyFilledRows(const Tensor& from, std::span<const int64_t> lengths, const Tensor& to) {
@@ -105,11 +114,12 @@ void CopyFilledRows(const Tensor& from, std::span<const int64_t> lengths, const 
   CheckCache(check, from, lengths, nothing);
   CheckCache(check, to, lengths, nothing);
   check.That(from.dim(2) == to.dim(2), "two caches differ in their columns");
+  std::vector<RowSpan> spans;
   for (int64_t s = 0; s < to.dim(0); ++s) {
     const int64_t length = lengths[static_cast<size_t>(s)];
-    CopyRows(SequenceRows(from, s, 0, length), SequenceRows(to, s, 0, length));
-    SequenceRows(to, s, length, to.dim(1) - length).SetZero();
+    spans.push_back({s * from.dim(1), s * to.dim(1), length, to.dim(1) - length, 0});
   }
+  CopySpans(CacheRows(from), CacheRows(to), spans);
 }
 
 Tensor CacheRows(const Tensor& cache) {

@@ -59,13 +59,13 @@ void Embedding(const Tensor& tokens, const Tensor& W, const Tensor& y) {
   CheckEmbedding(tokens, W, y,
                  {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
                   DType::kQ6_K});
-  if (W.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, W.device());
+  if (W.device().type == DeviceType::kCuda) return cuda::Embedding(tokens, W, y);
   cpu::Embedding(tokens, W, y);
 }
 
 void EmbeddingBackward(const Tensor& tokens, const Tensor& dy, const Tensor& dW) {
   CheckEmbeddingBackward(tokens, dy, dW, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (dW.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, dW.device());
+  if (dW.device().type == DeviceType::kCuda) return cuda::EmbeddingBackward(tokens, dy, dW);
   cpu::EmbeddingBackward(tokens, dy, dW);
 }
 

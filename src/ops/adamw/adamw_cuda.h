@@ -1,0 +1,49 @@
+// adamw's arguments as the CUDA module takes them.
+#pragma once
+
+#include "adder/backend/cuda/arguments.h"
+
+namespace adder::cuda {
+
+// A tensor's part, the same in every step that leaves its memory where it is: kept on the device.
+struct AdamWTensor {
+  const float* gradient;
+  float* weight;
+  float* m;
+  float* v;
+  void* compute_weight;  // may be null
+  int64_t elements;
+  int64_t first_piece;  // of the pieces of all tensors: set by the module
+  double lr_scale;
+  double weight_decay;
+  DType compute_dtype;
+};
+
+// The step's scalars, worked out in double; adamw_kernel.h has the equations.
+struct AdamWArguments {
+  int device;
+  const AdamWTensor* tensors;  // the host's
+  int64_t count;
+  double lr;
+  double first_correction;  // 1 / (1 - beta1^step)
+  float gradient_scale;
+  float beta1, one_minus_beta1;
+  float beta2, one_minus_beta2;
+  float second_correction;  // 1 / (1 - beta2^step)
+  float eps;
+};
+
+// A dense f32 tensor.
+struct FloatSpan {
+  float* data;
+  int64_t elements;
+  int64_t first_piece;  // set by the module
+};
+
+struct FloatSpansArguments {
+  int device;
+  const FloatSpan* spans;  // the host's
+  int64_t count;
+};
+
+}  // namespace adder::cuda

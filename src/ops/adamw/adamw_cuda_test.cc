@@ -1,0 +1,150 @@
+// adamw on a CUDA device computes what it computes on the CPU.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "adder/backend/cuda/cuda_test.h"
+#include "adder/ops/adamw/adamw.h"
+#include "adder/ops/operator_test.h"
+
+namespace adder {
+namespace {
+
+using test::kCuda;
+using test::Near;
+using test::OnCpu;
+using test::OnCuda;
+using test::RandomNormal;
+using test::SameBits;
+using AdamWCudaTest = test::CudaTest;
+
+const std::vector<Shape> kShapes = {
+    Shape{},       Shape{0},    Shape{1},    Shape{15},          Shape{0},
+    Shape{3, 111}, Shape{8192}, Shape{8193}, Shape{2, 3, 50000}, Shape{7}};
+
+AdamWTensors OnCudaAll(const AdamWTensors& t) {
+  return {OnCuda(t.gradient),       OnCuda(t.weight), OnCuda(t.m),   OnCuda(t.v),
+          OnCuda(t.compute_weight), t.lr_scale,       t.weight_decay};
+}
+
+std::vector<AdamWTensors> RandomTensors(Random& random) {
+  std::vector<AdamWTensors> all;
+  for (const Shape& shape : kShapes) {
+    const auto number = static_cast<double>(all.size());
+    AdamWTensors t;
+    t.weight = RandomNormal(random, shape).To(DType::kF32);
+    t.m = Tensor::Zeros(shape, DType::kF32);
+    t.v = Tensor::Zeros(shape, DType::kF32);
+    t.gradient = RandomNormal(random, shape, 0, 1e-3).To(DType::kF32);
+    if (all.size() % 3 != 2) {
+      t.compute_weight = Tensor::Zeros(shape, all.size() % 2 == 0 ? DType::kBF16 : DType::kF16);
+    }
+    t.lr_scale = 1 + 0.5 * number;
+    t.weight_decay = all.size() % 2 == 0 ? 0.1 : 0.0;
+    all.push_back(t);
+  }
+  return all;
+}
+
+TEST_F(AdamWCudaTest, MatchesTheCpuOverSteps) {
+  Random random(1);
+  const std::vector<AdamWTensors> all = RandomTensors(random);
+  std::vector<AdamWTensors> cuda_all;
+  std::vector<AdamWTensors> cuda_single;
+  for (const AdamWTensors& t : all) {
+    cuda_all.push_back(OnCudaAll(t));
+    cuda_single.push_back(OnCudaAll(t));
+  }
+  AdamWOptions options;
+  options.lr = 1e-2;
+  options.gradient_scale = 0.5;
+  for (options.step = 1; options.step <= 12; ++options.step) {
+    AdamWAll(options, all);
+    AdamWAll(options, cuda_all);
+    for (const AdamWTensors& t : cuda_single) {
+      AdamWOptions own = options;
+      own.lr *= t.lr_scale;
+      own.weight_decay = t.weight_decay;
+      AdamW(own, t.gradient, t.weight, t.m, t.v, t.compute_weight);
+    }
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    SCOPED_TRACE(all[i].weight.ToString());
+    // Twelve steps' roundings.
+    EXPECT_TRUE(Near(OnCpu(cuda_all[i].weight), all[i].weight, 1e-6));
+    EXPECT_TRUE(Near(OnCpu(cuda_all[i].m), all[i].m, 1e-6));
+    EXPECT_TRUE(Near(OnCpu(cuda_all[i].v), all[i].v, 1e-6));
+    EXPECT_TRUE(Near(OnCpu(cuda_single[i].weight), OnCpu(cuda_all[i].weight), 1e-7));
+    if (!all[i].compute_weight) continue;
+    EXPECT_TRUE(SameBits(OnCpu(cuda_all[i].compute_weight),
+                         OnCpu(cuda_all[i].weight).To(all[i].compute_weight.dtype())));
+  }
+}
+
+TEST_F(AdamWCudaTest, TakesTensorsThatAreNotAligned) {
+  Random random(2);
+  const auto shifted = [&] {
+    const Tensor wide = OnCuda(RandomNormal(random, {20000}).To(DType::kF32));
+    return wide.Rows(1, 19998);
+  };
+  const AdamWTensors t = {shifted(), shifted(), shifted(), shifted(), {}, 1, 0.1};
+  const AdamWTensors host = {OnCpu(t.gradient.Clone()),
+                             OnCpu(t.weight.Clone()),
+                             OnCpu(t.m.Clone()),
+                             Tensor::Zeros({19998}, DType::kF32),
+                             {},
+                             1,
+                             0.1};
+  t.v.SetZero();
+  AdamWAll({}, {&t, 1});
+  AdamWAll({}, {&host, 1});
+  EXPECT_TRUE(Near(OnCpu(t.weight.Clone()), host.weight, 1e-6));
+  const Tensor norm = t.gradient;
+  EXPECT_NEAR(GradientNorm({&norm, 1}) / GradientNorm({&host.gradient, 1}), 1, 1e-12);
+}
+
+TEST_F(AdamWCudaTest, ExtremeGradients) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> gradients = {1e20f, -3e38f, 0x1p63f, 1.0f, nan, inf, -inf, 0.0f};
+  const Tensor gradient = Tensor::From<float>({8}, gradients);
+  const auto zeros = [] { return Tensor::Zeros({8}, DType::kF32, kCuda); };
+  const AdamWTensors t = {
+      OnCuda(gradient), zeros(), zeros(), zeros(), Tensor::Zeros({8}, DType::kBF16, kCuda), 1, 0};
+  AdamWOptions options;
+  options.lr = 0.5;
+  AdamWAll(options, {&t, 1});
+  const Tensor weight = OnCpu(t.weight);
+  const Tensor v = OnCpu(t.v);
+  const double expected[] = {-0.5, 0.5, -0.5, -0.5};
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_NEAR(weight.data<float>()[i], expected[i], 1e-6) << i;
+    EXPECT_TRUE(std::isfinite(v.data<float>()[i])) << i;
+  }
+  for (int i = 4; i < 7; ++i) EXPECT_TRUE(std::isnan(weight.data<float>()[i])) << i;
+  EXPECT_EQ(weight.data<float>()[7], 0);
+  EXPECT_TRUE(std::isnan(GradientNorm({&t.gradient, 1})));
+  const Tensor no_nan = t.gradient.Rows(5, 3);
+  EXPECT_EQ(GradientNorm({&no_nan, 1}), std::numeric_limits<double>::infinity());
+}
+
+TEST_F(AdamWCudaTest, GradientNormMatchesTheCpu) {
+  Random random(3);
+  std::vector<Tensor> gradients;
+  std::vector<Tensor> cuda_gradients;
+  for (const Shape& shape : kShapes) {
+    // Some whose squares leave the range of f32.
+    gradients.push_back(
+        RandomNormal(random, shape, 0, gradients.size() % 2 == 0 ? 1 : 1e25).To(DType::kF32));
+    cuda_gradients.push_back(OnCuda(gradients.back()));
+  }
+  const double norm = GradientNorm(cuda_gradients);
+  EXPECT_NEAR(norm / GradientNorm(gradients), 1, 1e-12);
+  EXPECT_EQ(GradientNorm(cuda_gradients), norm);
+  SetZeroAll(cuda_gradients);
+  EXPECT_EQ(GradientNorm(cuda_gradients), 0);
+  EXPECT_TRUE(SameBits(OnCpu(cuda_gradients.back()), Tensor::Zeros({7}, DType::kF32)));
+}
+
+}  // namespace
+}  // namespace adder

@@ -1,0 +1,17 @@
+// The key and value cache on a CUDA device: hands the tensors to the module.
+#include "adder/backend/cuda/module.h"
+#include "adder/ops/attention/key_value_cache_backends.h"
+#include "adder/ops/cuda_operators.h"
+
+namespace adder::cuda {
+
+void CopyRowSpans(const Tensor& from, const Tensor& to, std::span<const RowSpan> spans) {
+  GetModule().operators().copy_row_spans({.device = to.device().index,
+                                          .columns = to.dim(1),
+                                          .from = RowsOf(from),
+                                          .to = RowsOf(to),
+                                          .spans = spans.data(),
+                                          .count = static_cast<int64_t>(spans.size())});
+}
+
+}  // namespace adder::cuda
