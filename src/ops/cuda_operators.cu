@@ -25,6 +25,8 @@ void AddTo(const AddToArguments& a);
 void AddProduct(const AddProductArguments& a);
 void NegativeExp(const NegativeExpArguments& a);
 void CopyRowSpans(const CopyRowSpansArguments& a);
+void Attention(const AttentionProblem& p);
+void AttentionBackward(const AttentionBackwardProblem& problem);
 
 }  // namespace cuda
 
@@ -50,6 +52,8 @@ const CudaOperators kCudaOperators = {
     .add_product = cuda::AddProduct,
     .negative_exp = cuda::NegativeExp,
     .copy_row_spans = cuda::CopyRowSpans,
+    .attention = cuda::Attention,
+    .attention_backward = cuda::AttentionBackward,
 };
 
 }  // namespace adder

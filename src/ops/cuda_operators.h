@@ -5,6 +5,7 @@
 
 #include "adder/ops/activation/activation_cuda.h"
 #include "adder/ops/adamw/adamw_cuda.h"
+#include "adder/ops/attention/attention_cuda.h"
 #include "adder/ops/attention/key_value_cache_cuda.h"
 #include "adder/ops/causal_conv1d/causal_conv1d_cuda.h"
 #include "adder/ops/elementwise/elementwise_cuda.h"
@@ -39,6 +40,8 @@ struct CudaOperators {
   void (*add_product)(const cuda::AddProductArguments&);
   void (*negative_exp)(const cuda::NegativeExpArguments&);
   void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
+  void (*attention)(const cuda::AttentionProblem&);
+  void (*attention_backward)(const cuda::AttentionBackwardProblem&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only

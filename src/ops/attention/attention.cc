@@ -107,7 +107,7 @@ AttentionShape CheckAttentionBackward(const AttentionInputs& inputs, const Tenso
 void Attention(const AttentionInputs& inputs, const AttentionOutputs& outputs) {
   const AttentionShape shape =
       CheckAttention(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.q.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.q.device());
+  if (inputs.q.device().type == DeviceType::kCuda) return cuda::Attention(shape, inputs, outputs);
   cpu::Attention(shape, inputs, outputs);
 }
 
@@ -118,7 +118,9 @@ void AttentionBackward(const AttentionInputs& inputs, const AttentionOutputs& ou
   const ArgumentCheck check(kBackwardOp, inputs.q.device());
   check.Rows(outputs.y, "y", {inputs.q.dtype()}, inputs.q.shape());
   check.Dense(outputs.log_sum_exp, "log_sum_exp", {DType::kF32}, {shape.rows, shape.heads});
-  if (inputs.q.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, inputs.q.device());
+  if (inputs.q.device().type == DeviceType::kCuda) {
+    return cuda::AttentionBackward(shape, inputs, outputs, dy, gradients);
+  }
   cpu::AttentionBackward(shape, inputs, outputs, dy, gradients);
 }
 

@@ -59,7 +59,10 @@ struct AttentionGradients {
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator.
+// operator, and on a CUDA device for heads of more than 256 channels.
+//
+// There q and keys of one 16-bit dtype are multiplied on tensor cores: the probabilities, too, are
+// rounded to it before they meet the values. All else is f32 arithmetic.
 void Attention(const AttentionInputs& inputs, const AttentionOutputs& outputs);
 // outputs: as the forward left them, log_sum_exp included. dy: [rows, H · d_head], q's dtype.
 void AttentionBackward(const AttentionInputs& inputs, const AttentionOutputs& outputs,

@@ -37,4 +37,13 @@ void AttentionBackward(const AttentionShape& shape, const AttentionInputs& input
                        const AttentionGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+// Arguments are checked already.
+void Attention(const AttentionShape& shape, const AttentionInputs& inputs,
+               const AttentionOutputs& outputs);
+void AttentionBackward(const AttentionShape& shape, const AttentionInputs& inputs,
+                       const AttentionOutputs& outputs, const Tensor& dy,
+                       const AttentionGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder
