@@ -647,54 +647,6 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
   }
 }
 
-// The gradient of the state after each segment: dhT, then G = conj(exp(A · Σ dt')) · G + what the
-// segment after it adds. In place of what it adds. A thread for each state of a channel;
-// blockIdx.y: the sequence.
-template <bool kComplex>
-__global__ void CombineGradientsKernel(const __grid_constant__ Plan p,
-                                       const int64_t* first_segments, float* states) {
-  constexpr int kNumbers = kComplex ? 2 : 1;
-  constexpr int kAhead = 8;  // segments whose loads are under way at a time
-  const SelectiveScanArguments& a = p.b.forward;
-  const int64_t all = a.channels * a.states;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= all) return;
-  const int64_t channel = i / a.states;
-  const int64_t sequence = blockIdx.y;
-  const float rate[2] = {RealRate(a.A[i * kNumbers]),
-                         kComplex ? ImaginaryRate(a.A[i * kNumbers + kNumbers - 1]) : 0.0f};
-  float G[kNumbers];
-#pragma unroll
-  for (int k = 0; k < kNumbers; ++k) {
-    G[k] = p.b.dhT == nullptr ? 0.0f : p.b.dhT[(sequence * all + i) * kNumbers + k];
-  }
-  const int64_t begin = first_segments[sequence];
-  for (int64_t s = first_segments[sequence + 1] - 1; s >= begin; s -= kAhead) {
-    float time[kAhead], added[kAhead][kNumbers];
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (s - j < begin) continue;
-      time[j] = p.time[(s - j) * a.channels + channel];
-#pragma unroll
-      for (int k = 0; k < kNumbers; ++k) added[j][k] = states[((s - j) * all + i) * kNumbers + k];
-    }
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (s - j < begin) continue;
-      const Decay<kComplex> decay(time[j], rate);
-#pragma unroll
-      for (int k = 0; k < kNumbers; ++k) states[((s - j) * all + i) * kNumbers + k] = G[k];
-      if constexpr (kComplex) {
-        const float re = fmaf(decay.re, G[0], decay.im * G[1]) + added[j][0];
-        G[1] = fmaf(decay.re, G[1], -decay.im * G[0]) + added[j][1];
-        G[0] = re;
-      } else {
-        G[0] = fmaf(decay.re, G[0], added[j][0]);
-      }
-    }
-  }
-}
-
 // dB and dC: sums over the blocks of each group.
 template <bool kComplex>
 __global__ void ProjectionGradientKernel(const __grid_constant__ Plan p) {
@@ -753,7 +705,7 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   plan.C_unit = UnitOf(a.C, projection_step);
   const int64_t rows = a.rows;
 
-  const SegmentPlan cut = PlanSegments(context, a, blocks);
+  const SegmentPlan cut = PlanSegments(a, blocks, 4 * context.multiprocessors());
   const auto segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
 
@@ -781,12 +733,7 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
     plan.added = carried.data<float>();
     plan.time = time.data<float>();
     run(ScanBackwardKernel<T, kComplex, true>);
-    constexpr int64_t kThreads = 128;
-    const dim3 grid(static_cast<unsigned>((a.channels * a.states + kThreads - 1) / kThreads),
-                    static_cast<unsigned>(a.sequences));
-    CombineGradientsKernel<kComplex><<<grid, kThreads, 0, context.stream()>>>(
-        plan, TableOf(context, cut.first_segments), carried.data<float>());
-    CheckLaunch("selective_scan backward's segments");
+    CombineGradients(context, b, cut, plan.time, plan.added);
     plan.first = carried.data<float>();
   }
 
@@ -834,6 +781,7 @@ void SelectiveScanBackward(const SelectiveScanBackwardArguments& b) {
   const ProfilerRange range("selective_scan backward");
   Context& context = ContextOf(a.device);
   CheckStates(a);
+  if (HasSixteenStates(a)) return SelectiveScanBackwardSixteen(context, b);
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);
     if (a.is_complex) {

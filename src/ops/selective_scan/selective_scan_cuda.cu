@@ -390,53 +390,6 @@ __global__ void __launch_bounds__(MostThreads(kStates)) ScanKernel(const __grid_
   }
 }
 
-// The state before each segment: h0, then h = exp(A · Σ dt') · h + what the segment adds. In place
-// of what it adds. A thread for each state of a channel; blockIdx.y: the sequence.
-template <bool kComplex>
-__global__ void CombineKernel(const __grid_constant__ Plan p, const int64_t* first_segments,
-                              float* states) {
-  constexpr int kNumbers = kComplex ? 2 : 1;
-  constexpr int kAhead = 8;  // segments whose loads are under way at a time
-  const SelectiveScanArguments& a = p.a;
-  const int64_t all = a.channels * a.states;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= all) return;
-  const int64_t channel = i / a.states;
-  const int64_t sequence = blockIdx.y;
-  const float rate[2] = {RealRate(a.A[i * kNumbers]),
-                         kComplex ? ImaginaryRate(a.A[i * kNumbers + kNumbers - 1]) : 0.0f};
-  float h[kNumbers];
-#pragma unroll
-  for (int k = 0; k < kNumbers; ++k) {
-    h[k] = a.h0 == nullptr ? 0.0f : a.h0[(sequence * all + i) * kNumbers + k];
-  }
-  const int64_t end = first_segments[sequence + 1];
-  for (int64_t s = first_segments[sequence]; s < end; s += kAhead) {
-    float time[kAhead], added[kAhead][kNumbers];
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (s + j >= end) continue;
-      time[j] = p.time[(s + j) * a.channels + channel];
-#pragma unroll
-      for (int k = 0; k < kNumbers; ++k) added[j][k] = states[((s + j) * all + i) * kNumbers + k];
-    }
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (s + j >= end) continue;
-      const Decay<kComplex> decay(time[j], rate);
-#pragma unroll
-      for (int k = 0; k < kNumbers; ++k) states[((s + j) * all + i) * kNumbers + k] = h[k];
-      if constexpr (kComplex) {
-        const float re = fmaf(decay.re, h[0], -decay.im * h[1]) + added[j][0];
-        h[1] = fmaf(decay.re, h[1], decay.im * h[0]) + added[j][1];
-        h[0] = re;
-      } else {
-        h[0] = fmaf(decay.re, h[0], added[j][0]);
-      }
-    }
-  }
-}
-
 template <class T, int kStates, bool kComplex, int kOwn, int kChannels, int kRows>
 void Launch(Context& context, const SelectiveScanArguments& a) {
   constexpr int kCount = States<kStates, kComplex>::kCount;
@@ -465,7 +418,7 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
     CheckLaunch("selective_scan");
   };
 
-  const SegmentPlan cut = PlanSegments(context, a, blocks);
+  const SegmentPlan cut = PlanSegments(a, blocks, 4 * context.multiprocessors());
   const int64_t segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
   if (cut.one_pass) {
@@ -477,12 +430,7 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
   plan.added = states.data<float>();
   plan.time = time.data<float>();
   run(ScanKernel<T, kStates, kComplex, kOwn, kChannels, kRows, true>, plan, cut.segments.size());
-  constexpr int64_t kThreads = 128;
-  const dim3 grid(static_cast<unsigned>((a.channels * a.states + kThreads - 1) / kThreads),
-                  static_cast<unsigned>(a.sequences));
-  CombineKernel<kComplex><<<grid, kThreads, 0, context.stream()>>>(
-      plan, TableOf(context, cut.first_segments), states.data<float>());
-  CheckLaunch("selective_scan's segments");
+  CombineStates(context, a, cut, plan.time, plan.added);
   plan.first = states.data<float>();
   run(ScanKernel<T, kStates, kComplex, kOwn, kChannels, kRows, false>, plan, cut.segments.size());
 }
@@ -494,6 +442,7 @@ void SelectiveScan(const SelectiveScanArguments& a) {
   const ProfilerRange range("selective_scan");
   Context& context = ContextOf(a.device);
   CheckStates(a);
+  if (HasSixteenStates(a)) return SelectiveScanSixteen(context, a);
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);
     if (!a.is_complex) {

@@ -121,11 +121,9 @@ struct SegmentPlan {
   bool one_pass;                        // no sequence is cut
 };
 
-// `blocks`: of channels. At least one segment a sequence: empty ones pass their state on.
-inline SegmentPlan PlanSegments(const Context& context, const SelectiveScanArguments& a,
-                                int64_t blocks) {
-  // As many blocks as make the device busy: a few for each multiprocessor.
-  const int64_t wanted = 4 * context.multiprocessors();
+// `blocks`: of channels; `wanted`: blocks that run at a time, to make the device busy. At least one
+// segment a sequence: empty ones pass their state on.
+inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks, int64_t wanted) {
   const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
   int64_t longest = 1;
   for (int64_t s = 0; s < a.sequences; ++s) {
@@ -156,6 +154,21 @@ inline SegmentPlan PlanSegments(const Context& context, const SelectiveScanArgum
   plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
   return plan;
 }
+
+// In place of what each segment adds to a state of zero, the state that it begins with: h0 or what
+// the segments before it leave. `time`: [segments, D], Σ dt'; `states`: [segments, D, components].
+void CombineStates(Context& context, const SelectiveScanArguments& a, const SegmentPlan& cut,
+                   const float* time, float* states);
+// The same of the gradients of the states after each segment, from dhT back.
+void CombineGradients(Context& context, const SelectiveScanBackwardArguments& b,
+                      const SegmentPlan& cut, const float* time, float* gradients);
+
+// The operator for up to 16 real states, as every published Mamba has: kernels of its own.
+inline bool HasSixteenStates(const SelectiveScanArguments& a) {
+  return !a.is_complex && a.states <= 16;
+}
+void SelectiveScanSixteen(Context& context, const SelectiveScanArguments& a);
+void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b);
 
 // Throws kUnsupported for more states than the kernels take.
 inline void CheckStates(const SelectiveScanArguments& a) {

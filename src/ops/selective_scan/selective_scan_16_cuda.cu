@@ -1,0 +1,255 @@
+// selective_scan on CUDA, forward, for up to 16 real states.
+//
+// A thread owns a channel: its states are registers, and it walks down a segment of rows. Blocks of
+// 128 channels copy a tile of x, dt and z to shared memory while they compute the one before; B and
+// C of the tile are turned to f32 there once for all channels. A row costs a thread 16 exponentials
+// for the states and three for softplus and gate, which is what the kernel should wait for: no sum
+// leaves the thread, so there is one barrier a tile and nothing between rows.
+//
+// Where channels and sequences do not fill the device, sequences are cut into segments: a first
+// pass finds what each adds to a state of zero, CombineStates turns that into the states that the
+// segments begin with, and the last pass is the one above.
+#include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
+
+namespace adder::cuda {
+namespace {
+
+constexpr int kChannels = 128;  // of a block: a thread each
+constexpr int kBlocks = 3;      // of a multiprocessor, at a time
+constexpr int kRows = 16;       // of a tile
+constexpr int kTogether = 4;    // rows whose loads and exponentials are under way at a time
+static_assert(kRows * 2 * kSixteen / 4 == kChannels);  // a quad of B or C for each thread
+
+struct Plan {
+  SelectiveScanArguments a;
+  const Segment* segments;
+  int64_t blocks_per_group;
+  const float* first;  // [segments, D, N]: states to begin with, or null: h0's
+  float* added;        // states-only pass: [segments, D, N], what a state of 0 becomes
+  float* time;         // states-only pass: [segments, D], Σ dt'
+  int x_unit, dt_unit, z_unit;
+  bool B_in_fours, C_in_fours;
+};
+
+template <class T>
+struct Tiles {
+  T x[2][kRows][kChannels];
+  T dt[2][kRows][kChannels];
+  T z[2][kRows][kChannels];
+  float B[2][kRows][kSixteen];
+  float C[2][kRows][kSixteen];
+};
+
+template <class T, bool kStatesOnly>
+__global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
+  extern __shared__ __align__(16) char shared[];
+  auto& tiles = *reinterpret_cast<Tiles<T>*>(shared);
+  const SelectiveScanArguments& a = p.a;
+  const Place place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
+  const Segment& segment = place.segment;
+  const int c = static_cast<int>(threadIdx.x);
+  const bool owns = c < place.count;
+  const int64_t channel = place.channel0 + c;
+  const auto states = static_cast<int>(a.states);
+
+  float rate[kSixteen], h[kSixteen];
+  const float* h_from = nullptr;
+  if (!kStatesOnly && p.first != nullptr) {
+    h_from = p.first + (place.index * a.channels + channel) * states;
+  } else if (!kStatesOnly && a.h0 != nullptr) {
+    h_from = a.h0 + (segment.sequence * a.channels + channel) * states;
+  }
+#pragma unroll
+  for (int n = 0; n < kSixteen; ++n) {
+    const bool exists = owns && n < states;
+    rate[n] = exists ? RealRate(a.A[channel * states + n]) : 0.0f;
+    h[n] = exists && h_from != nullptr ? h_from[n] : 0.0f;
+  }
+  const auto store_states = [&](float* to) {
+    if (!owns) return;
+    if (states == kSixteen) {
+#pragma unroll
+      for (int n = 0; n < kSixteen; n += 4) {
+        *reinterpret_cast<float4*>(to + n) = {h[n], h[n + 1], h[n + 2], h[n + 3]};
+      }
+      return;
+    }
+#pragma unroll
+    for (int n = 0; n < kSixteen; ++n) {
+      if (n < states) to[n] = h[n];
+    }
+  };
+  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
+  const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
+  const bool gated = !kStatesOnly && a.z.data != nullptr;
+  const float* interval = a.interval == nullptr ? nullptr : a.interval + segment.row;
+  T* y = static_cast<T*>(a.y.data) + segment.row * a.y.stride + channel;
+  float time = 0;
+
+  const auto rows_at = [&](int64_t tile) {
+    return static_cast<int>(min(int64_t{kRows}, segment.rows - tile * kRows));
+  };
+  const auto copy = [&](int64_t tile, int stage) {
+    const int64_t row = segment.row + tile * kRows;
+    const auto activation = [&](const Rows& from, T(&to)[kRows][kChannels], int unit) {
+      CopyTile<kChannels>(to, static_cast<const T*>(from.data) + row * from.stride + place.channel0,
+                          from.stride, rows_at(tile), place.count, unit);
+    };
+    activation(a.x, tiles.x[stage], p.x_unit);
+    activation(a.dt, tiles.dt[stage], p.dt_unit);
+    if (gated) activation(a.z, tiles.z[stage], p.z_unit);
+  };
+  // This thread's quad of a tile's B or C.
+  const int quad_row = c / (2 * kSixteen / 4);
+  const bool quad_of_C = c % (2 * kSixteen / 4) >= kSixteen / 4;
+  const int quad = c % (kSixteen / 4) * 4;
+  const Rows& projection = quad_of_C ? a.C : a.B;
+  const auto fetch = [&](int64_t tile) {
+    const bool wanted = quad_row < rows_at(tile) && !(kStatesOnly && quad_of_C);
+    return FetchFour(projection, segment.row + tile * kRows + quad_row, place.group * states, quad,
+                     wanted ? states : 0, quad_of_C ? p.C_in_fours : p.B_in_fours);
+  };
+  const auto put = [&](uint4 bits, int stage) {
+    float* to = quad_of_C ? tiles.C[stage][quad_row] : tiles.B[stage][quad_row];
+    *reinterpret_cast<float4*>(to + quad) = ConvertFour(bits, projection.dtype);
+  };
+
+  // Rows [row, row + kCount) of a tile.
+  const auto advance = [&](auto count, int64_t tile, int stage, int row) {
+    constexpr int kCount = decltype(count)::value;
+    float x[kCount], t[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      x[j] = ToFloat(tiles.x[stage][row + j][c]);
+      t[j] = Softplus(ToFloat(tiles.dt[stage][row + j][c]) + bias);
+    }
+    if (interval != nullptr) {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) t[j] *= interval[tile * kRows + row + j];
+    }
+    float sums[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const float v = t[j] * x[j];
+      const auto* B = reinterpret_cast<const float4*>(tiles.B[stage][row + j]);
+      [[maybe_unused]] const auto* C = reinterpret_cast<const float4*>(tiles.C[stage][row + j]);
+      float sum[2] = {0, 0};
+#pragma unroll
+      for (int q = 0; q < kSixteen / 4; ++q) {
+        const float4 B4 = B[q];
+        const float Bs[4] = {B4.x, B4.y, B4.z, B4.w};
+        [[maybe_unused]] float Cs[4];
+        if constexpr (!kStatesOnly) {
+          const float4 C4 = C[q];
+          Cs[0] = C4.x;
+          Cs[1] = C4.y;
+          Cs[2] = C4.z;
+          Cs[3] = C4.w;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          float& state = h[q * 4 + k];
+          state = fmaf(Exp2(t[j] * rate[q * 4 + k]), state, v * Bs[k]);
+          if constexpr (!kStatesOnly) sum[k % 2] = fmaf(Cs[k], state, sum[k % 2]);
+        }
+      }
+      sums[j] = fmaf(skip, x[j], sum[0] + sum[1]);
+      if constexpr (kStatesOnly) time += t[j];
+    }
+    if constexpr (kStatesOnly) return;
+    if (gated) {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        const float z = ToFloat(tiles.z[stage][row + j][c]);
+        sums[j] *= z * Sigmoid(z);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if (owns) *y = FromFloat<T>(sums[j]);
+      y += a.y.stride;
+    }
+  };
+
+  const int64_t count = (segment.rows + kRows - 1) / kRows;
+  if (count > 0) {
+    copy(0, 0);
+    put(fetch(0), 0);
+  }
+  CommitCopies();
+  for (int64_t tile = 0; tile < count; ++tile) {
+    const int stage = static_cast<int>(tile & 1);
+    const int next = stage ^ 1;
+    AwaitCopies();
+    __syncthreads();  // the tile is there, and nobody reads the one before any more
+    uint4 bits = {};
+    if (tile + 1 < count) {
+      copy(tile + 1, next);
+      bits = fetch(tile + 1);
+    }
+    CommitCopies();
+    if (!kStatesOnly && a.chunk_states != nullptr && tile * kRows % kChunkRows == 0) {
+      const int64_t chunk = segment.chunk + tile * kRows / kChunkRows;
+      store_states(a.chunk_states + (chunk * a.channels + channel) * states);
+    }
+    const int rows = rows_at(tile);
+    int row = 0;
+#pragma unroll 1
+    for (; row + kTogether <= rows; row += kTogether) {
+      advance(std::integral_constant<int, kTogether>(), tile, stage, row);
+    }
+#pragma unroll 1
+    for (; row < rows; ++row) advance(std::integral_constant<int, 1>(), tile, stage, row);
+    if (tile + 1 < count) put(bits, next);
+  }
+
+  if constexpr (kStatesOnly) {
+    store_states(p.added + (place.index * a.channels + channel) * states);
+    if (owns) p.time[place.index * a.channels + channel] = time;
+  } else if (segment.last && a.hT != nullptr) {
+    store_states(a.hT + (segment.sequence * a.channels + channel) * states);
+  }
+}
+
+template <class T>
+void Launch(Context& context, const SelectiveScanArguments& a) {
+  Plan plan = {};
+  plan.a = a;
+  const int64_t group_channels = a.channels / a.groups;
+  plan.blocks_per_group = (group_channels + kChannels - 1) / kChannels;
+  const int64_t blocks = a.groups * plan.blocks_per_group;
+  const int64_t step = a.groups > 1 ? group_channels : kChannels;
+  plan.x_unit = UnitOf(a.x, step);
+  plan.dt_unit = UnitOf(a.dt, step);
+  plan.z_unit = UnitOf(a.z, step);
+  plan.B_in_fours = InFours(a.B, a);
+  plan.C_in_fours = InFours(a.C, a);
+
+  const SegmentPlan cut = PlanSegments(a, blocks, kBlocks * context.multiprocessors());
+  const auto segments = static_cast<int64_t>(cut.segments.size());
+  plan.segments = TableOf(context, cut.segments);
+  const auto run = [&](auto kernel) {
+    constexpr int kBytes = static_cast<int>(sizeof(Tiles<T>));
+    Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+          "selective_scan's shared memory");
+    kernel<<<static_cast<unsigned>(segments * blocks), kChannels, kBytes, context.stream()>>>(plan);
+    CheckLaunch("selective_scan");
+  };
+  if (cut.one_pass) return run(ScanKernel<T, false>);
+  const Scratch states(context, segments * a.channels * a.states * 4);
+  const Scratch time(context, segments * a.channels * 4);
+  plan.added = states.data<float>();
+  plan.time = time.data<float>();
+  run(ScanKernel<T, true>);
+  CombineStates(context, a, cut, plan.time, plan.added);
+  plan.first = plan.added;
+  run(ScanKernel<T, false>);
+}
+
+}  // namespace
+
+void SelectiveScanSixteen(Context& context, const SelectiveScanArguments& a) {
+  VisitActivation(a.x.dtype, [&](auto type) { Launch<decltype(type)>(context, a); });
+}
+
+}  // namespace adder::cuda
