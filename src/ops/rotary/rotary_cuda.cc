@@ -1,4 +1,5 @@
 // rotary on a CUDA device: hands the tensors to the module.
+#include <numbers>
 #include <vector>
 
 #include "adder/backend/cuda/module.h"
@@ -10,7 +11,7 @@ namespace adder::cuda {
 void Rotary(const Tensor& x, const RotaryEmbedding& embedding, bool inverse, const Tensor& y) {
   std::vector<double> frequencies;
   for (int64_t i = 0; i < embedding.rotary_dim / 2; ++i) {
-    frequencies.push_back(RotaryFrequency(embedding, i));
+    frequencies.push_back(RotaryFrequency(embedding, i) * 2 / std::numbers::pi);
   }
   GetModule().operators().rotary({.device = x.device().index,
                                   .rows = x.dim(0),

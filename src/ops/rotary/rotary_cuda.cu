@@ -25,8 +25,9 @@ __global__ void __launch_bounds__(kMostThreads)
     float sine = 0;
     float cosine = 1;
     if (turned) {
+      const double quarters = position * frequencies[i];
       double exact_sine, exact_cosine;
-      sincos(position * frequencies[i], &exact_sine, &exact_cosine);
+      sincospi(0.5 * (quarters - 4.0 * floor(quarters * 0.25)), &exact_sine, &exact_cosine);
       sine = static_cast<float>(exact_sine) * a.direction;
       cosine = static_cast<float>(exact_cosine);
     }

@@ -10,7 +10,7 @@ struct RotaryArguments {
   int64_t rows, heads, d_head;
   Rows x, y;
   const int64_t* positions;   // on the device
-  const double* frequencies;  // on the host: of each pair, radians a position
+  const double* frequencies;  // on the host: of each pair, quarter turns a position
   int64_t pairs;              // rotary_dim / 2
   bool interleaved;
   float direction;  // 1, or -1: back

@@ -15,9 +15,9 @@
 // dB and dC are sums over channels. The tensor cores form them: the terms of a row are a matrix
 // [channels, terms] in shared memory, and its transpose times a matrix whose one column of ones is
 // the row's number adds up all channels of a warp into that row's column of the result. The terms
-// are rounded to bf16 for that where activations are bf16, whose own rounding hides it; for f16 and
-// f32 they are split into two or three bf16 numbers that carry all their digits. Warps are added in
-// a block, blocks by one last kernel: no atomics, the same bits in every run.
+// are rounded to bf16 for that where dB and dC are bf16, whose own rounding hides it; otherwise
+// they are split into two or three bf16 numbers that carry all their digits. Warps are added in a
+// block, blocks by one last kernel: no atomics, the same bits in every run.
 //
 // Where channels and sequences do not fill the device, segments of rows are found their last
 // gradients of the state first, as the forward does with states.
@@ -55,13 +55,7 @@ struct Plan {
   bool B_in_fours, C_in_fours;
 };
 
-// bf16 numbers that a term is split into.
-template <class T>
-inline constexpr int kSplits = std::is_same_v<T, float>    ? 3
-                               : std::is_same_v<T, __half> ? 2
-                                                           : 1;
-
-template <class T>
+template <class T, int kSplits>
 struct Tiles {
   T x[kChunkRows][kChannels];
   T dt[kChunkRows][kChannels];
@@ -72,7 +66,7 @@ struct Tiles {
   float4 slots[kTiles][kWarps][2][32];
   // [kBatch][channel][kTerms], in pieces of 16 bytes whose places are changed so that eight lanes
   // always find eight different banks: see Piece.
-  uint4 terms[kSplits<T>][kWarps][kBatch][kWarpChannels][4];
+  uint4 terms[kSplits][kWarps][kBatch][kWarpChannels][4];
 };
 static_assert(sizeof(float4) * 2 * 32 == sizeof(float) * kRows * kTerms);
 
@@ -136,7 +130,8 @@ __device__ inline T* OutputAt(const Rows& rows, int64_t row, int64_t channel) {
   return rows.data == nullptr ? nullptr : static_cast<T*>(rows.data) + row * rows.stride + channel;
 }
 
-template <class T>
+// kSplits: bf16 numbers that a term of dB or dC is split into.
+template <class T, int kSplits>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     ScanBackwardKernel(const __grid_constant__ Plan p) {
   extern __shared__ __align__(16) char shared[];
@@ -144,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   __shared__ float B_rows[kChunkRows][kSixteen];
   __shared__ float C_rows[kChunkRows][kSixteen];
   __shared__ Step steps[kWarps][kRows][kWarpChannels];
-  auto& tiles = *reinterpret_cast<Tiles<T>*>(shared);
+  auto& tiles = *reinterpret_cast<Tiles<T, kSplits>*>(shared);
   const SelectiveScanBackwardArguments& b = p.b;
   const SelectiveScanArguments& a = b.forward;
   const Place place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
@@ -344,7 +339,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
           }
         }
 #pragma unroll
-        for (int s = 0; s < kSplits<T>; ++s) {
+        for (int s = 0; s < kSplits; ++s) {
           uint4* to = tiles.terms[s][warp][row % kBatch][w];
           to[Piece(w, 2 * half)] = TakeRounded(dB);
           to[Piece(w, 2 * half + 1)] = TakeRounded(dC);
@@ -358,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
           const int from = lane / 16 * 8 + lane % 8;  // the channel that this lane addresses
           const int which = lane / 8 % 2;
 #pragma unroll
-          for (int s = 0; s < kSplits<T>; ++s) {
+          for (int s = 0; s < kSplits; ++s) {
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
               uint32_t words[4];
@@ -649,6 +644,9 @@ void Run(Context& context, Kernel kernel, int64_t blocks, int threads, size_t sh
   CheckLaunch("selective_scan backward");
 }
 
+template <int kCount>
+using Splits = std::integral_constant<int, kCount>;
+
 template <class T>
 void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const SelectiveScanArguments& a = b.forward;
@@ -702,7 +700,19 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   if (b.d_dt_bias != nullptr) plan.d_dt_bias = dbias.data<float>();
   plan.d_projection = d_projection.data<float>();
   if (b.d_interval != nullptr) plan.d_interval = d_interval.data<float>();
-  Run(context, ScanBackwardKernel<T>, segments * blocks, kThreads, sizeof(Tiles<T>), plan);
+  const auto run = [&](auto splits) {
+    Run(context, ScanBackwardKernel<T, splits()>, segments * blocks, kThreads,
+        sizeof(Tiles<T, splits()>), plan);
+  };
+  // As many digits as the results have; f32's activations come with few other projections.
+  const bool wide = a.B.dtype == DType::kF32;
+  if constexpr (std::is_same_v<T, float>) {
+    run(Splits<3>());
+  } else if constexpr (std::is_same_v<T, __half>) {
+    wide ? run(Splits<3>()) : run(Splits<2>());
+  } else {
+    a.B.dtype == DType::kBF16 ? run(Splits<1>()) : run(Splits<3>());
+  }
 
   const int64_t columns = a.channels * a.states;
   if (b.dA != nullptr) AddColumnSums(context, plan.dA, segments, columns, columns, b.dA);

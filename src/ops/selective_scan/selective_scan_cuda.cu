@@ -442,6 +442,7 @@ void SelectiveScan(const SelectiveScanArguments& a) {
   const ProfilerRange range("selective_scan");
   Context& context = ContextOf(a.device);
   CheckStates(a);
+  if (IsScanStep(a)) return SelectiveScanStep(context, a);
   if (HasSixteenStates(a)) return SelectiveScanSixteen(context, a);
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);

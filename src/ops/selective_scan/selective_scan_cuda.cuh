@@ -168,6 +168,9 @@ inline bool HasSixteenStates(const SelectiveScanArguments& a) {
   return !a.is_complex && a.states <= 16;
 }
 void SelectiveScanSixteen(Context& context, const SelectiveScanArguments& a);
+// Sequences of one row each with so few states, and no states to save for a backward.
+bool IsScanStep(const SelectiveScanArguments& a);
+void SelectiveScanStep(Context& context, const SelectiveScanArguments& a);
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b);
 
 // Throws kUnsupported for more states than the kernels take.
