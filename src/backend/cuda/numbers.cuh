@@ -33,24 +33,101 @@ __device__ inline __half FromFloat<__half>(float value) {
   return __float2half_rn(value);
 }
 
-template <class T, int kCount>
-struct alignas(sizeof(T) * kCount) Pack {
-  T values[kCount];
+// A piece of 2, 4, 8 or 16 bytes as the machine reads and writes it, in one instruction.
+template <int kBytes>
+struct PieceOf;
+template <>
+struct PieceOf<2> {
+  using Type = uint16_t;
+};
+template <>
+struct PieceOf<4> {
+  using Type = uint32_t;
+};
+template <>
+struct PieceOf<8> {
+  using Type = uint2;
+};
+template <>
+struct PieceOf<16> {
+  using Type = uint4;
 };
 
-// kCount elements that lie together, aligned to their size.
+// kCount elements that lie together, aligned to their size, at most 16 bytes: as they lie in
+// memory.
+template <class T, int kCount>
+using Bits = typename PieceOf<static_cast<int>(sizeof(T)) * kCount>::Type;
+
+template <int kCount, class T>
+__device__ inline Bits<T, kCount> LoadBits(const T* from) {
+  return *reinterpret_cast<const Bits<T, kCount>*>(from);
+}
+
+// Two numbers of 16 bits, of which the low half of the word is the first.
+template <class T>
+__device__ inline float2 UnpackTwo(uint32_t word);
+template <>
+__device__ inline float2 UnpackTwo<__nv_bfloat16>(uint32_t word) {
+  return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
+}
+template <>
+__device__ inline float2 UnpackTwo<__half>(uint32_t word) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&word));
+}
+template <class T>
+__device__ inline uint32_t PackTwo(float low, float high);
+template <>
+__device__ inline uint32_t PackTwo<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&two);
+}
+template <>
+__device__ inline uint32_t PackTwo<__half>(float low, float high) {
+  const __half2 two = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&two);
+}
+
+template <class T, int kCount>
+__device__ inline void Unpack(Bits<T, kCount> bits, float (&to)[kCount]) {
+  if constexpr (kCount == 1) {
+    to[0] = ToFloat(*reinterpret_cast<const T*>(&bits));
+  } else {
+    const auto* words = reinterpret_cast<const uint32_t*>(&bits);
+#pragma unroll
+    for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / 4; ++i) {
+      if constexpr (sizeof(T) == 4) {
+        to[i] = __uint_as_float(words[i]);
+      } else {
+        const float2 two = UnpackTwo<T>(words[i]);
+        to[2 * i] = two.x;
+        to[2 * i + 1] = two.y;
+      }
+    }
+  }
+}
+
+// The same as f32.
 template <int kCount, class T>
 __device__ inline void Load(const T* from, float (&to)[kCount]) {
-  const auto pack = *reinterpret_cast<const Pack<T, kCount>*>(from);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) to[i] = ToFloat(pack.values[i]);
+  Unpack<T, kCount>(LoadBits<kCount>(from), to);
 }
 template <int kCount, class T>
 __device__ inline void Store(const float (&from)[kCount], T* to) {
-  Pack<T, kCount> pack;
+  if constexpr (kCount == 1) {
+    *to = FromFloat<T>(from[0]);
+  } else {
+    Bits<T, kCount> bits;
+    auto* words = reinterpret_cast<uint32_t*>(&bits);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) pack.values[i] = FromFloat<T>(from[i]);
-  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+    for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / 4; ++i) {
+      if constexpr (sizeof(T) == 4) {
+        words[i] = __float_as_uint(from[i]);
+      } else {
+        words[i] = PackTwo<T>(from[2 * i], from[2 * i + 1]);
+      }
+    }
+    *reinterpret_cast<Bits<T, kCount>*>(to) = bits;
+  }
 }
 
 // One element of a dtype known at run time: f32, bf16 or f16.

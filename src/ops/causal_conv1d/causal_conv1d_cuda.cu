@@ -14,8 +14,9 @@ constexpr int kThreads = 128;
 constexpr int kUsualWidth = 4;
 constexpr int kMostWidth = 8;
 constexpr int64_t kTileRows = 64;
-constexpr int kAhead = 4;           // rows whose loads are under way at a time
-constexpr int kBackwardBlocks = 4;  // for each multiprocessor: as many fit
+constexpr int kAhead = 4;          // rows whose loads are under way at a time
+constexpr int kForwardBlocks = 8;  // for each multiprocessor: as many fit with the usual width
+constexpr int kBackwardBlocks = 4;
 
 // Some rows of one sequence.
 struct Tile {
@@ -104,7 +105,7 @@ __device__ void Shift(float (&window)[kCount][kVector]) {
 }
 
 template <class T, int kWidth, bool kExact, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kExact ? kForwardBlocks : 1)
     CausalConv1dKernel(CausalConv1dArguments a, const Tile* tiles) {
   const int64_t channel = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVector;
   if (channel >= a.channels) return;
@@ -130,12 +131,12 @@ __global__ void __launch_bounds__(kThreads)
     Store<kVector>(sum, y + t * a.y.stride);
   };
   // While some rows are computed, those after them are on their way.
-  using Row = Pack<T, kVector>;
+  using Row = Bits<T, kVector>;
   Row rows[kAhead];
   const auto fetch = [&](int32_t begin) {
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      rows[j] = *reinterpret_cast<const Row*>(x + (begin + j) * a.x.stride);
+      rows[j] = LoadBits<kVector>(x + (begin + j) * a.x.stride);
     }
   };
   const int32_t full = tile.rows / kAhead * kAhead;
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       float row[kVector];
-      Load<kVector>(current[j].values, row);
+      Unpack<T, kVector>(current[j], row);
       next(row, t + j);
     }
   }
@@ -212,14 +213,14 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
       c.Row(first, tile.before - kWidth + k, tile.sequence, window[k]);
     }
     // A row of x and dy, or null past the sequence.
-    using Row = Pack<T, kVector>;
+    using Row = Bits<T, kVector>;
     const auto next = [&](int64_t t, const Row* x_row, const Row* dy_row) {
       Shift(window);
       Shift(g);
       float(&own)[kVector] = g[kWidth - 1];
       if (x_row != nullptr) {
-        Load<kVector>(x_row->values, window[kWidth - 1]);
-        Load<kVector>(dy_row->values, own);
+        Unpack<T, kVector>(*x_row, window[kWidth - 1]);
+        Unpack<T, kVector>(*dy_row, own);
         if (a.silu) {
           float before[kVector];
           c.Convolve(window, before);
@@ -281,12 +282,12 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
       }
     };
     const auto x_row = [&](int64_t t) {
-      return *reinterpret_cast<const Row*>(static_cast<const T*>(a.x.data) +
-                                           (first + t) * a.x.stride + channel);
+      return LoadBits<kVector>(static_cast<const T*>(a.x.data) + (first + t) * a.x.stride +
+                               channel);
     };
     const auto dy_row = [&](int64_t t) {
-      return *reinterpret_cast<const Row*>(static_cast<const T*>(b.dy.data) +
-                                           (first + t) * b.dy.stride + channel);
+      return LoadBits<kVector>(static_cast<const T*>(b.dy.data) + (first + t) * b.dy.stride +
+                               channel);
     };
     // Several rows' loads are on their way before the first is needed.
     const int64_t given = min(end + halo, length);
