@@ -140,12 +140,12 @@ __device__ inline void LoadTile(T* tile, int thread, int valid, int d_head, bool
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     const T* from = row_of(row < valid ? row : 0) + chunk * 8;
-    Pack<T, 8> pack;
+    float values[8];
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      pack.values[e] = row < valid && chunk * 8 + e < d_head ? from[e] : FromFloat<T>(0.0f);
+      values[e] = row < valid && chunk * 8 + e < d_head ? ToFloat(from[e]) : 0.0f;
     }
-    *reinterpret_cast<Pack<T, 8>*>(tile + ChunkInTile<kD>(row, chunk)) = pack;
+    Store<8>(values, tile + ChunkInTile<kD>(row, chunk));
   }
 }
 

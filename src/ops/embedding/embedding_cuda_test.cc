@@ -98,10 +98,10 @@ TEST_F(EmbeddingCudaTest, BackwardMatchesTheCpu) {
       for (const int64_t rows : {0, 1, 7, 64, 65, 200, 1000}) {
         ExpectBackwardAsOnCpu(random, rows, 7, channels, dtype, rows % 2 == 0 ? 0 : 3);
         ExpectBackwardAsOnCpu(random, rows, 1, channels, dtype, 4);
-        ExpectBackwardAsOnCpu(random, rows, 50277, channels, dtype, 0);
       }
     }
   }
+  ExpectBackwardAsOnCpu(random, 1000, 50277, 45, DType::kBF16, 0);
   // Runs over many tiles, tiles of more than 64 rows.
   ExpectBackwardAsOnCpu(random, 300000, 3, 20, DType::kF32, 0);
   ExpectBackwardAsOnCpu(random, 30000, 256, 512, DType::kBF16, 0);
