@@ -49,8 +49,8 @@ void Prompts(int64_t sequences, int64_t rows, int64_t heads, int64_t kv_heads, i
     const AttentionGradients g = {Tensor::Empty(in.q.shape(), dtype, kCuda),
                                   Tensor::Empty(in.keys.shape(), dtype, kCuda),
                                   Tensor::Empty(in.values.shape(), dtype, kCuda)};
-    forward.push_back([in, out] { Attention(in, out); });
-    backward.push_back([in, out, dy, g] { AttentionBackward(in, out, dy, g); });
+    forward.emplace_back([in, out] { Attention(in, out); });
+    backward.emplace_back([in, out, dy, g] { AttentionBackward(in, out, dy, g); });
   }
   const double operations = Operations(sequences, rows, heads, d_head);
   const std::string shape = fmt::format("{} x {}, {}/{} heads of {} {}", sequences, rows, heads,
@@ -72,7 +72,7 @@ void Decoding(double copy, int64_t sequences, int64_t keys, int64_t heads, int64
     const AttentionInputs in = Inputs(random, sequences, 1, keys, heads, kv_heads, d_head, dtype);
     const AttentionOutputs out = {Outputs(in).y, {}};
     bytes = static_cast<double>(in.keys.bytes() + in.values.bytes());
-    calls.push_back([in, out] { Attention(in, out); });
+    calls.emplace_back([in, out] { Attention(in, out); });
   }
   bench::PrintLine(fmt::format("decode {} of {} keys, {}/{} heads of {} {}", sequences, keys, heads,
                                kv_heads, d_head, DTypeName(dtype)),

@@ -40,7 +40,7 @@ struct Case {
 AttentionInputs RandomInputs(Random& random, const Case& c, const SequenceLayout& layout) {
   AttentionInputs in;
   int64_t key_rows = layout.rows();
-  if (c.most_before + c.gap > 0) {
+  if (c.most_before + c.gap > 0 && layout.sequences() > 0) {
     int64_t begin = 0;
     for (int64_t s = 0; s < layout.sequences(); ++s) {
       begin += c.gap;
@@ -110,7 +110,7 @@ void ExpectAsOnCpu(Random& random, const Case& c, const SequenceLayout& layout) 
   Attention(cuda_in, cuda_out);
   // Probabilities are rounded to 16 bits on tensor cores, results everywhere.
   const double unit = Unit(c.q);
-  const double forward = 1e-5 + 1.5 * unit;
+  const double forward = 1e-5 + 2 * unit;
   EXPECT_TRUE(Near(OnCpu(cuda_out.y), out.y, forward)) << "y";
   const double statistics = unit == 0 ? 3e-6 : 1e-5;
   EXPECT_TRUE(Near(OnCpu(cuda_out.log_sum_exp), out.log_sum_exp, statistics)) << "log_sum_exp";
