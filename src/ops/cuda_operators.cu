@@ -27,6 +27,10 @@ void NegativeExp(const NegativeExpArguments& a);
 void CopyRowSpans(const CopyRowSpansArguments& a);
 void Attention(const AttentionProblem& p);
 void AttentionBackward(const AttentionBackwardProblem& problem);
+void Linear(const LinearArguments& a);
+void LinearBackward(const LinearBackwardArguments& b);
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a);
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b);
 
 }  // namespace cuda
 
@@ -54,6 +58,10 @@ const CudaOperators kCudaOperators = {
     .copy_row_spans = cuda::CopyRowSpans,
     .attention = cuda::Attention,
     .attention_backward = cuda::AttentionBackward,
+    .linear = cuda::Linear,
+    .linear_backward = cuda::LinearBackward,
+    .softmax_cross_entropy = cuda::SoftmaxCrossEntropy,
+    .softmax_cross_entropy_backward = cuda::SoftmaxCrossEntropyBackward,
 };
 
 }  // namespace adder

@@ -12,9 +12,11 @@
 #include "adder/ops/embedding/embedding_cuda.h"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
 #include "adder/ops/layer_norm/layer_norm_cuda.h"
+#include "adder/ops/linear/linear_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
 #include "adder/ops/rotary/rotary_cuda.h"
 #include "adder/ops/selective_scan/selective_scan_cuda.h"
+#include "adder/ops/softmax_cross_entropy/softmax_cross_entropy_cuda.h"
 
 namespace adder {
 
@@ -42,6 +44,10 @@ struct CudaOperators {
   void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
   void (*attention)(const cuda::AttentionProblem&);
   void (*attention_backward)(const cuda::AttentionBackwardProblem&);
+  void (*linear)(const cuda::LinearArguments&);
+  void (*linear_backward)(const cuda::LinearBackwardArguments&);
+  void (*softmax_cross_entropy)(const cuda::SoftmaxCrossEntropyArguments&);
+  void (*softmax_cross_entropy_backward)(const cuda::SoftmaxCrossEntropyBackwardArguments&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only

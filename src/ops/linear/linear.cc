@@ -61,14 +61,14 @@ void CheckLinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
 
 void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y) {
   CheckLinear(x, W, bias, y, kActivations, kWeights, DType::kF32);
-  if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, x.device());
+  if (x.device().type == DeviceType::kCuda) return cuda::Linear(x, W, bias, y);
   cpu::Linear(x, W, bias, y);
 }
 
 void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                     const LinearGradients& gradients) {
   CheckLinearBackward(x, W, dy, gradients, kActivations, DType::kF32);
-  if (x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, x.device());
+  if (x.device().type == DeviceType::kCuda) return cuda::LinearBackward(x, W, dy, gradients);
   cpu::LinearBackward(x, W, dy, gradients);
 }
 

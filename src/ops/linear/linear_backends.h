@@ -24,4 +24,10 @@ void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
                     const LinearGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void Linear(const Tensor& x, const Tensor& W, const Tensor& bias, const Tensor& y);
+void LinearBackward(const Tensor& x, const Tensor& W, const Tensor& dy,
+                    const LinearGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

@@ -73,8 +73,8 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& 
                            {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0,
                             DType::kQ4_K, DType::kQ6_K},
                            DType::kF32);
-  if (inputs.hidden.device().type != DeviceType::kCpu) {
-    ThrowNoBackend(kOp, inputs.hidden.device());
+  if (inputs.hidden.device().type == DeviceType::kCuda) {
+    return cuda::SoftmaxCrossEntropy(inputs, loss);
   }
   cpu::SoftmaxCrossEntropy(inputs, loss);
 }
@@ -83,8 +83,8 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
                                  const SoftmaxCrossEntropyGradients& gradients) {
   CheckSoftmaxCrossEntropyBackward(inputs, d_loss, gradients,
                                    {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.hidden.device().type != DeviceType::kCpu) {
-    ThrowNoBackend(kBackwardOp, inputs.hidden.device());
+  if (inputs.hidden.device().type == DeviceType::kCuda) {
+    return cuda::SoftmaxCrossEntropyBackward(inputs, d_loss, gradients);
   }
   cpu::SoftmaxCrossEntropyBackward(inputs, d_loss, gradients);
 }

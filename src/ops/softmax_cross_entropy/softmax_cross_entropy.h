@@ -33,8 +33,9 @@ struct SoftmaxCrossEntropyGradients {
   Tensor dbias = {};     // [vocab]
 };
 
-// Throw kInvalidArgument when shapes or dtypes disagree or a target is out of range, kUnsupported
-// for a device without this operator. loss: f32 [rows].
+// Throw kInvalidArgument when shapes or dtypes disagree or a target is out of range (on CUDA
+// such a row counts as one without target, and the error is thrown where the host next waits for
+// the device), kUnsupported for a device without this operator. loss: f32 [rows].
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss);
 // d_loss: f32 [rows]. Rows whose target is kIgnoreTarget get no gradient.
 void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,

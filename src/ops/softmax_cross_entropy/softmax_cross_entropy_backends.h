@@ -27,4 +27,10 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
                                  const SoftmaxCrossEntropyGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& loss);
+void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
+                                 const SoftmaxCrossEntropyGradients& gradients);
+}  // namespace cuda
+
 }  // namespace adder

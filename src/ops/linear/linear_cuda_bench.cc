@@ -1,0 +1,75 @@
+// Prints linear's times on a CUDA device: of the projections of models beside the arithmetic that
+// they are, and of one and eight rows beside the memory that they read.
+#include <exception>
+
+#include "adder/backend/cuda/cuda_bench.h"
+#include "adder/ops/linear/linear.h"
+
+namespace adder {
+namespace {
+
+using bench::kCuda;
+
+struct Projection {
+  const char* name;
+  int64_t N, K;
+};
+
+// Several copies of W, so that the cache does not hold it.
+std::vector<std::function<void()>> Calls(int64_t rows, const Projection& p, DType W_dtype) {
+  std::vector<std::function<void()>> calls;
+  const int64_t bytes = DTypeBytes(W_dtype, p.N * p.K);
+  const auto copies = std::clamp<int64_t>((int64_t{200} << 20) / bytes, 2, 64);
+  for (int64_t i = 0; i < copies; ++i) {
+    Random random(static_cast<uint64_t>(i));
+    const Tensor x = bench::RandomRows(random, rows, p.K, DType::kBF16);
+    Tensor W = bench::RandomRows(random, p.N, p.K, DType::kBF16);
+    if (IsQuantized(W_dtype)) W = W.To(Device{}).To(DType::kF32).To(W_dtype).To(kCuda);
+    const Tensor y = Tensor::Empty({rows, p.N}, DType::kBF16, kCuda);
+    calls.push_back([x, W, y] { Linear(x, W, {}, y); });
+  }
+  return calls;
+}
+
+void Run() {
+  const double copy = bench::CopyBytesPerSecond();
+  for (const Projection& p : {Projection{"130m in_proj", 3072, 768},
+                              {"130m out_proj", 768, 1536},
+                              {"130m x_proj", 80, 1536},
+                              {"1.4b in_proj", 8192, 2048}}) {
+    const int64_t rows = 32768;
+    const double seconds = bench::MedianSeconds(Calls(rows, p, DType::kBF16));
+    const double operations = 2.0 * static_cast<double>(rows * p.N * p.K);
+    fmt::print("{:<16} {} rows: {:8.4f} ms, {:6.1f} TFLOP/s\n", p.name, rows, seconds * 1e3,
+               operations / seconds / 1e12);
+  }
+  for (const Projection& p : {Projection{"1.4b in_proj", 8192, 2048},
+                              {"1.4b out_proj", 2048, 4096},
+                              {"1.4b x_proj", 160, 4096},
+                              {"1.4b dt_proj", 4096, 128},
+                              {"2.8b in_proj", 10240, 2560},
+                              {"head", 50280, 2048}}) {
+    for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_0}) {
+      for (const int64_t rows : {1, 8, 128}) {
+        if ((dtype != DType::kBF16 && rows > 1) || p.K % 32 != 0) continue;
+        if (dtype != DType::kBF16 && p.N > 20000) continue;  // quantizing takes the host long
+        const double bytes = static_cast<double>(DTypeBytes(dtype, p.N * p.K));
+        // A copy reads and writes as many bytes as it moves a second.
+        bench::PrintLine(fmt::format("{} {}, {} rows", p.name, DTypeName(dtype), rows), 0,
+                         bytes / copy, bench::MedianSeconds(Calls(rows, p, dtype)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace adder
+
+int main() {
+  try {
+    adder::Run();
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "linear_cuda_bench: {}\n", error.what());
+    return 1;
+  }
+}

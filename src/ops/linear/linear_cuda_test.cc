@@ -1,0 +1,161 @@
+// linear on a CUDA device computes what it computes on the CPU: by kernels of its own for few rows
+// and by cuBLASLt for many.
+#include "adder/backend/cuda/cuda_test.h"
+#include "adder/ops/linear/linear.h"
+#include "adder/ops/operator_test.h"
+
+namespace adder {
+namespace {
+
+using test::kCuda;
+using test::Near;
+using test::OnCpu;
+using test::OnCuda;
+using test::RandomNormal;
+using test::SameBits;
+using LinearCudaTest = test::CudaTest;
+
+constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
+
+// Sums of up to 3000 terms in another order, and one rounding of the result. Where the CPU rounds W
+// to bf16, the device may have it exactly: 2^-9 of every term.
+double Tolerance(DType x, DType W, DType y) {
+  const double sums = x == DType::kBF16 && W != DType::kF32 && W != x ? 4e-3 : 1e-5;
+  return sums + (y == DType::kF32 ? 0 : y == DType::kBF16 ? 0x1p-8 : 0x1p-11);
+}
+
+struct Case {
+  int64_t rows, N, K;
+  DType x = DType::kF32;
+  DType W = DType::kF32;
+  bool wide_y = false;  // f32 whatever x is
+  bool bias = false;
+  int64_t gap = 0;  // between rows
+};
+
+void ExpectAsOnCpu(Random& random, const Case& c) {
+  const DType y_dtype = c.wide_y ? DType::kF32 : c.x;
+  SCOPED_TRACE(testing::Message() << c.rows << " x " << c.N << " x " << c.K << ", "
+                                  << DTypeName(c.x) << " · " << DTypeName(c.W) << " to "
+                                  << DTypeName(y_dtype) << (c.bias ? " with bias" : "") << ", gap "
+                                  << c.gap);
+  const auto rows = [&](const Shape& shape, DType dtype) {
+    const Tensor t = RandomNormal(random, shape).To(DType::kF32).To(dtype);
+    return c.gap > 0 ? test::WithRowGap(t, c.gap) : t;
+  };
+  const Tensor x = rows({c.rows, c.K}, c.x);
+  const Tensor W = IsQuantized(c.W) ? RandomNormal(random, {c.N, c.K}).To(DType::kF32).To(c.W)
+                                    : rows({c.N, c.K}, c.W);
+  const Tensor bias = c.bias ? RandomNormal(random, {c.N}).To(DType::kF32) : Tensor();
+  const auto run = [&](Device device) {
+    const Tensor y = rows({c.rows, c.N}, y_dtype).To(device);
+    Linear(x.To(device), W.To(device), c.bias ? bias.To(device) : Tensor(), y);
+    return OnCpu(y);
+  };
+  const Tensor y = run(kCuda);
+  EXPECT_TRUE(Near(y, run({}), Tolerance(c.x, c.W, y_dtype)));
+  if (c.gap == 0) {
+    EXPECT_TRUE(SameBits(y, run(kCuda)));
+  }
+}
+
+TEST_F(LinearCudaTest, MatchesTheCpu) {
+  Random random(1);
+  for (const DType dtype : kActivations) {
+    for (const int64_t rows : {1, 2, 3, 5, 8, 9, 70, 300}) {
+      for (const bool bias : {false, true}) {
+        ExpectAsOnCpu(random, {.rows = rows,
+                               .N = 160,
+                               .K = 1536,
+                               .x = dtype,
+                               .W = dtype,
+                               .wide_y = bias,
+                               .bias = bias});
+        ExpectAsOnCpu(
+            random,
+            {.rows = rows, .N = 130, .K = 64, .x = dtype, .W = dtype, .bias = bias, .gap = 8});
+        ExpectAsOnCpu(
+            random,
+            {.rows = rows, .N = 3, .K = 37, .x = dtype, .W = dtype, .bias = bias, .gap = 1});
+        ExpectAsOnCpu(random, {.rows = rows, .N = 1, .K = 1, .x = dtype, .W = dtype, .bias = bias});
+      }
+    }
+  }
+  ExpectAsOnCpu(random, {.rows = 0, .N = 5, .K = 8});
+  ExpectAsOnCpu(random, {.rows = 5, .N = 0, .K = 8});
+  ExpectAsOnCpu(random, {.rows = 5, .N = 3, .K = 0, .bias = true});
+  ExpectAsOnCpu(random, {.rows = 5, .N = 3, .K = 0});
+}
+
+TEST_F(LinearCudaTest, MultipliesAnyWeightWithAnyActivation) {
+  Random random(2);
+  for (const DType x : kActivations) {
+    for (const DType W : {DType::kF32, DType::kBF16, DType::kF16, DType::kQ8_0, DType::kQ4_0,
+                          DType::kQ4_K, DType::kQ6_K}) {
+      for (const int64_t rows : {1, 4, 40}) {
+        ExpectAsOnCpu(random, {.rows = rows, .N = 70, .K = 512, .x = x, .W = W});
+        ExpectAsOnCpu(
+            random,
+            {.rows = rows, .N = 33, .K = 256, .x = x, .W = W, .wide_y = true, .bias = true});
+      }
+    }
+  }
+}
+
+// W is converted in slices where it does not fit one.
+TEST_F(LinearCudaTest, ConvertsLargeWeightsInSlices) {
+  Random random(3);
+  ExpectAsOnCpu(random, {.rows = 20, .N = 40000, .K = 1024, .W = DType::kBF16, .bias = true});
+}
+
+void ExpectBackwardAsOnCpu(Random& random, const Case& c, bool accumulate) {
+  const DType dy_dtype = c.wide_y ? DType::kF32 : c.x;
+  SCOPED_TRACE(testing::Message() << c.rows << " x " << c.N << " x " << c.K << ", "
+                                  << DTypeName(c.x) << ", dy " << DTypeName(dy_dtype) << ", gap "
+                                  << c.gap << (accumulate ? ", added" : ""));
+  const auto rows = [&](const Shape& shape, DType dtype) {
+    const Tensor t = RandomNormal(random, shape).To(dtype);
+    return c.gap > 0 ? test::WithRowGap(t, c.gap) : t;
+  };
+  const Tensor x = rows({c.rows, c.K}, c.x);
+  const Tensor W = rows({c.N, c.K}, c.x);
+  const Tensor dy = rows({c.rows, c.N}, dy_dtype);
+  const Tensor dx = rows({c.rows, c.K}, c.x);
+  const Tensor dW = rows({c.N, c.K}, DType::kF32);
+  const Tensor dbias = RandomNormal(random, {c.N}).To(DType::kF32);
+  const auto run = [&](Device device) {
+    const auto own = [&](const Tensor& t) { return t.To(device).Clone(); };
+    const LinearGradients g = {
+        .dx = own(dx), .accumulate_dx = accumulate, .dW = own(dW), .dbias = own(dbias)};
+    LinearBackward(x.To(device), W.To(device), dy.To(device), g);
+    return g;
+  };
+  const LinearGradients cpu = run({});
+  const LinearGradients cuda = run(kCuda);
+  const LinearGradients again = run(kCuda);
+  EXPECT_TRUE(Near(OnCpu(cuda.dx), cpu.dx, Tolerance(c.x, c.x, c.x)));
+  EXPECT_TRUE(Near(OnCpu(cuda.dW), cpu.dW, 1e-5));
+  EXPECT_TRUE(Near(OnCpu(cuda.dbias), cpu.dbias, 1e-5));
+  EXPECT_TRUE(SameBits(OnCpu(cuda.dx), OnCpu(again.dx)));
+  EXPECT_TRUE(SameBits(OnCpu(cuda.dW), OnCpu(again.dW)));
+  EXPECT_TRUE(SameBits(OnCpu(cuda.dbias), OnCpu(again.dbias)));
+}
+
+TEST_F(LinearCudaTest, BackwardMatchesTheCpu) {
+  Random random(4);
+  for (const DType dtype : kActivations) {
+    for (const bool wide : {false, true}) {
+      for (const int64_t rows : {1, 7, 300}) {
+        ExpectBackwardAsOnCpu(
+            random, {.rows = rows, .N = 160, .K = 384, .x = dtype, .wide_y = wide}, rows == 7);
+        ExpectBackwardAsOnCpu(
+            random, {.rows = rows, .N = 35, .K = 21, .x = dtype, .wide_y = wide, .gap = 3},
+            rows == 1);
+      }
+    }
+  }
+  ExpectBackwardAsOnCpu(random, {.rows = 0, .N = 3, .K = 5}, false);
+}
+
+}  // namespace
+}  // namespace adder

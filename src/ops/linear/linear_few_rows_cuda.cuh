@@ -1,0 +1,13 @@
+// linear of few rows, as in generation: W is read once, at the speed of memory.
+#pragma once
+
+#include "adder/backend/cuda/runtime.cuh"
+#include "adder/ops/linear/linear_cuda.h"
+
+namespace adder::cuda {
+
+// Whether the kernels take these arguments: few rows, and W's rows in pieces of 16 bytes.
+bool TakesFewRows(const LinearArguments& a);
+void LinearFewRows(Context& context, const LinearArguments& a);
+
+}  // namespace adder::cuda
