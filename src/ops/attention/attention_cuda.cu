@@ -14,7 +14,7 @@ namespace {
 // Sequences of at most so many queries a key head are cut into spans of keys.
 constexpr int64_t kFewQueries = 64;
 constexpr int64_t kLeastSpan = 256;  // keys
-constexpr int64_t kSpanStep = 64;    // a span is a multiple of it
+constexpr int64_t kSpanStep = 64;    // a span is a multiple of it, and takes as long to begin
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -85,6 +85,34 @@ struct ForwardPlan {
   int64_t partials = 0;
 };
 
+// Blocks of the spans' kernel that a multiprocessor of an H100 runs at a time: a matter of the
+// shared memory that heads of that length take.
+int64_t SpanBlocks(int64_t d_head) { return d_head <= 64 ? 4 : d_head <= 128 ? 3 : 1; }
+
+// The keys of a span: the tiles' longest in equal parts, as many as let the blocks, which all run
+// for about one span, end at the same time.
+int64_t SpanOf(const std::vector<AttentionQueryTile>& tiles, int64_t kv_heads,
+               int64_t blocks_at_a_time) {
+  constexpr int64_t kMostRounds = 12;  // after which it is no matter
+  int64_t longest = 1;
+  for (const AttentionQueryTile& tile : tiles) longest = std::max(longest, tile.end);
+  int64_t best = longest;
+  int64_t best_time = std::numeric_limits<int64_t>::max();
+  for (int64_t parts = 1;; parts += std::max<int64_t>(1, parts / 32)) {
+    const int64_t span = CeilDiv(CeilDiv(longest, parts), kSpanStep) * kSpanStep;
+    if (parts > 1 && span < kLeastSpan) return best;
+    int64_t blocks = 0;
+    for (const AttentionQueryTile& tile : tiles) blocks += CeilDiv(tile.end, span) * kv_heads;
+    const int64_t rounds = CeilDiv(blocks, blocks_at_a_time);
+    const int64_t time = rounds * (span + kSpanStep);
+    if (time < best_time) {
+      best = span;
+      best_time = time;
+    }
+    if (rounds > kMostRounds) return best;
+  }
+}
+
 ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64_t group,
                         int64_t tile_queries) {
   ForwardPlan plan;
@@ -98,11 +126,7 @@ ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64
   }
   const auto keys = [](const AttentionQueryTile& tile) { return tile.end - tile.begin; };
   LongestFirst(&plan.tiles, keys);
-  // Spans such that there are some blocks for each multiprocessor, where there are keys enough.
-  int64_t all_keys = 0;
-  for (const AttentionQueryTile& tile : few) all_keys += keys(tile);
-  const int64_t wanted = CeilDiv(all_keys * p.kv_heads, int64_t{4} * context.multiprocessors());
-  const int64_t span = std::max(kLeastSpan, CeilDiv(wanted, kSpanStep) * kSpanStep);
+  const int64_t span = SpanOf(few, p.kv_heads, SpanBlocks(p.d_head) * context.multiprocessors());
   for (const AttentionQueryTile& tile : few) {
     const int64_t count = CeilDiv(tile.end, span);
     if (count == 1) {
@@ -126,41 +150,41 @@ ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64
 
 constexpr int kCombineThreads = 128;
 
-// A block a tile of queries and key head: y = Σ over spans of their weighted values / Σ of sums.
+// A block a tile, key head (x) and query (y): y = Σ over spans of their weighted values / Σ of
+// sums.
 __global__ void __launch_bounds__(kCombineThreads)
     CombineSpansKernel(AttentionKernelArguments a, const AttentionSpans* all) {
   const AttentionProblem& p = a.p.forward;
   const auto kv_heads = static_cast<unsigned>(p.kv_heads);
   const AttentionSpans spans = all[blockIdx.x / kv_heads];
   const int kv_head = static_cast<int>(blockIdx.x % kv_heads);
+  const int i = static_cast<int>(blockIdx.y);
+  if (spans.first + i >= spans.queries) return;
   const QueryPlace place(a, spans.row, spans.first, kv_head);
   const int64_t part_size = 2 + p.d_head;
   const int64_t to_next = p.kv_heads * kAttentionSpanQueries * part_size;
-  const int64_t left = spans.queries - spans.first;
-  const int count = left < kAttentionSpanQueries ? static_cast<int>(left) : kAttentionSpanQueries;
-  for (int i = 0; i < count; ++i) {
-    const float* parts =
-        a.partials +
-        ((spans.partial * p.kv_heads + kv_head) * kAttentionSpanQueries + i) * part_size;
-    float most = kMinusInfinity;
-    for (int64_t s = 0; s < spans.spans; ++s) most = fmaxf(most, parts[s * to_next]);
-    // All of it is -infinity only where the scores are: then the sums are 0 and y is NaN.
-    const float base = most == kMinusInfinity ? 0.0f : most;
-    float sum = 0;
+  const float* parts =
+      a.partials + ((spans.partial * p.kv_heads + kv_head) * kAttentionSpanQueries + i) * part_size;
+  float most = kMinusInfinity;
+#pragma unroll 8
+  for (int64_t s = 0; s < spans.spans; ++s) most = fmaxf(most, parts[s * to_next]);
+  // All of it is -infinity only where the scores are: then the sums are 0 and y is NaN.
+  const float base = most == kMinusInfinity ? 0.0f : most;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t s = 0; s < spans.spans; ++s) {
+    sum = fmaf(parts[s * to_next + 1], Exp2(parts[s * to_next] - base), sum);
+  }
+  for (int64_t d = threadIdx.x; d < p.d_head; d += kCombineThreads) {
+    float value = 0;
+#pragma unroll 8
     for (int64_t s = 0; s < spans.spans; ++s) {
-      sum = fmaf(parts[s * to_next + 1], Exp2(parts[s * to_next] - base), sum);
+      value = fmaf(parts[s * to_next + 2 + d], Exp2(parts[s * to_next] - base), value);
     }
-    for (int64_t d = threadIdx.x; d < p.d_head; d += kCombineThreads) {
-      float value = 0;
-#pragma unroll 4
-      for (int64_t s = 0; s < spans.spans; ++s) {
-        value = fmaf(parts[s * to_next + 2 + d], Exp2(parts[s * to_next] - base), value);
-      }
-      StoreOne(value / sum, p.y.data, place.Offset(i, p.y, p.d_head) + d, p.y.dtype);
-    }
-    if (threadIdx.x == 0 && p.log_sum_exp != nullptr) {
-      p.log_sum_exp[place.Statistic(i, p.heads)] = (most + log2f(sum)) * kLn2;
-    }
+    StoreOne(value / sum, p.y.data, place.Offset(i, p.y, p.d_head) + d, p.y.dtype);
+  }
+  if (threadIdx.x == 0 && p.log_sum_exp != nullptr) {
+    p.log_sum_exp[place.Statistic(i, p.heads)] = (most + log2f(sum)) * kLn2;
   }
 }
 
@@ -213,7 +237,13 @@ void Attention(const AttentionProblem& p) {
   if (plan.combined.empty()) return;
   const auto blocks =
       static_cast<unsigned>(static_cast<int64_t>(plan.combined.size()) * p.kv_heads);
-  CombineSpansKernel<<<blocks, kCombineThreads, 0, context.stream()>>>(
+  int64_t most_queries = 0;
+  for (const AttentionSpans& each : plan.combined) {
+    most_queries = std::max(most_queries, each.queries - each.first);
+  }
+  const auto queries =
+      static_cast<unsigned>(std::min<int64_t>(most_queries, kAttentionSpanQueries));
+  CombineSpansKernel<<<dim3(blocks, queries), kCombineThreads, 0, context.stream()>>>(
       a, OnDevice(context, plan.combined));
   CheckLaunch("attention");
 }
