@@ -61,21 +61,39 @@ const Each* OnDevice(Context& context, const std::vector<Each>& table) {
 // The keys that the sequence's first row sees.
 int64_t Visible(const AttentionSequence& sequence) { return sequence.keys - sequence.rows + 1; }
 
-// Tiles of `size` queries of sequence `s`, each with all keys that it sees.
+// The sequences, those with most to do first: tiles keep to this order, so that blocks which run at
+// the same time read the same keys, and the last ones are short.
+std::vector<AttentionSequence> LongestFirst(const AttentionProblem& p) {
+  std::vector<AttentionSequence> sequences(p.sequences, p.sequences + p.count);
+  const auto cost = [](const AttentionSequence& s) {
+    return static_cast<double>(s.rows) * static_cast<double>(s.keys);
+  };
+  std::stable_sort(sequences.begin(), sequences.end(),
+                   [&](const auto& a, const auto& b) { return cost(a) > cost(b); });
+  return sequences;
+}
+
+// Tiles of `size` queries of sequence `s`, each with all keys that it sees, from the last on.
 void AppendQueryTiles(const AttentionSequence& s, int64_t group, int64_t size,
                       std::vector<AttentionQueryTile>* tiles) {
   const int64_t queries = s.rows * group;
-  for (int64_t first = 0; first < queries; first += size) {
+  for (int64_t i = CeilDiv(queries, size) - 1; i >= 0; --i) {
+    const int64_t first = i * size;
     const int64_t last_row = (std::min(first + size, queries) - 1) / group;
     tiles->push_back({s.row, queries, first, s.key, Visible(s), 0, Visible(s) + last_row, -1});
   }
 }
 
-// Blocks with much to do first, so that none is left alone at the end.
-template <class Tile, class Cost>
-void LongestFirst(std::vector<Tile>* tiles, const Cost& cost) {
+// Where all blocks run at once, two a multiprocessor, the second ones join the first ones in order:
+// the shortest then join the longest.
+void PairLongWithShort(const Context& context, int64_t kv_heads,
+                       std::vector<AttentionQueryTile>* tiles) {
+  const auto count = static_cast<int64_t>(tiles->size());
+  const int64_t first = CeilDiv(context.multiprocessors(), kv_heads);
+  if (first >= count || count * kv_heads > int64_t{2} * context.multiprocessors()) return;
   std::stable_sort(tiles->begin(), tiles->end(),
-                   [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
+                   [](const auto& a, const auto& b) { return a.end > b.end; });
+  std::reverse(tiles->begin() + first, tiles->end());
 }
 
 struct ForwardPlan {
@@ -117,15 +135,14 @@ ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64
                         int64_t tile_queries) {
   ForwardPlan plan;
   std::vector<AttentionQueryTile> few;
-  for (int64_t s = 0; s < p.count; ++s) {
-    if (p.sequences[s].rows * group <= kFewQueries) {
-      AppendQueryTiles(p.sequences[s], group, kAttentionSpanQueries, &few);
+  for (const AttentionSequence& s : LongestFirst(p)) {
+    if (s.rows * group <= kFewQueries) {
+      AppendQueryTiles(s, group, kAttentionSpanQueries, &few);
     } else {
-      AppendQueryTiles(p.sequences[s], group, tile_queries, &plan.tiles);
+      AppendQueryTiles(s, group, tile_queries, &plan.tiles);
     }
   }
-  const auto keys = [](const AttentionQueryTile& tile) { return tile.end - tile.begin; };
-  LongestFirst(&plan.tiles, keys);
+  PairLongWithShort(context, p.kv_heads, &plan.tiles);
   const int64_t span = SpanOf(few, p.kv_heads, SpanBlocks(p.d_head) * context.multiprocessors());
   for (const AttentionQueryTile& tile : few) {
     const int64_t count = CeilDiv(tile.end, span);
@@ -142,7 +159,9 @@ ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64
       plan.spans.push_back(part);
     }
   }
-  LongestFirst(&plan.spans, keys);
+  // Parts of a span come last.
+  std::stable_sort(plan.spans.begin(), plan.spans.end(),
+                   [](const auto& a, const auto& b) { return a.end - a.begin > b.end - b.begin; });
   return plan;
 }
 
@@ -265,15 +284,11 @@ void AttentionBackward(const AttentionBackwardProblem& problem) {
   if (problem.dkeys.data != nullptr || problem.dvalues.data != nullptr) {
     const int64_t size = tensor_cores ? kAttentionKeys : kAttentionKeysF32;
     std::vector<AttentionKeyTile> tiles;
-    for (int64_t i = 0; i < p.count; ++i) {
-      const AttentionSequence& s = p.sequences[i];
+    for (const AttentionSequence& s : LongestFirst(p)) {
       for (int64_t begin = 0; begin < s.keys; begin += size) {
         tiles.push_back({s.row, s.rows * a.group, s.key, s.keys, Visible(s), begin});
       }
     }
-    LongestFirst(&tiles, [&](const AttentionKeyTile& tile) {
-      return tile.queries / a.group - std::max<int64_t>(0, tile.begin - tile.visible + 1);
-    });
     const auto count = static_cast<int64_t>(tiles.size());
     if (tensor_cores) {
       LaunchAttentionKeyGradients(context, a, OnDevice(context, tiles), count);
@@ -284,10 +299,9 @@ void AttentionBackward(const AttentionBackwardProblem& problem) {
   if (problem.dq.data != nullptr) {
     const int64_t size = tensor_cores ? kAttentionGradientQueries : kAttentionGradientQueriesF32;
     std::vector<AttentionQueryTile> tiles;
-    for (int64_t i = 0; i < p.count; ++i) {
-      AppendQueryTiles(p.sequences[i], a.group, size, &tiles);
+    for (const AttentionSequence& s : LongestFirst(p)) {
+      AppendQueryTiles(s, a.group, size, &tiles);
     }
-    LongestFirst(&tiles, [](const AttentionQueryTile& tile) { return tile.end; });
     const auto count = static_cast<int64_t>(tiles.size());
     if (tensor_cores) {
       LaunchAttentionQueryGradients(context, a, OnDevice(context, tiles), count);
