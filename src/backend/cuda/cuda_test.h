@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "adder/backend/cuda/module.h"
 #include "adder/backend/devices.h"
+#include "adder/core/error.h"
 #include "adder/core/tensor.h"
 
 namespace adder::test {
@@ -28,6 +30,19 @@ inline Tensor OnCuda(const Tensor& tensor) {
   view.CopyFrom(tensor);
   return view;
 }
+// Runs a test that takes more memory than some devices have: it is skipped there. The memory is
+// given back to the driver afterwards.
+template <class Body>
+void WithLargeMemory(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    GTEST_SKIP() << error.what();
+  }
+  cuda::GetModule().ReleaseCached(kCuda.index);
+}
+
 inline Tensor OnCpu(const Tensor& tensor) { return tensor ? tensor.To(Device{}) : tensor; }
 
 }  // namespace adder::test

@@ -104,5 +104,23 @@ TEST_F(ActivationCudaTest, ExtremeArguments) {
   }
 }
 
+// Matrices past 2^31 elements.
+TEST_F(ActivationCudaTest, IndexesInSixtyFourBits) {
+  test::WithLargeMemory([] {
+    Random random(2);
+    constexpr int64_t kRows = (int64_t{1} << 21) + 3;
+    for (const int64_t gap : {0, 8}) {  // one long row, many rows
+      const Tensor last = RandomNormal(random, {1, 1024}).To(DType::kBF16);
+      const Tensor wide = Tensor::Empty({kRows, 1024 + gap}, DType::kBF16, kCuda);
+      const Tensor x = wide.Columns(0, 1024);
+      x.Rows(kRows - 1, 1).CopyFrom(last);
+      Activate(Activation::kSilu, x, x);
+      const Tensor y = Tensor::Empty({1, 1024}, DType::kBF16);
+      Activate(Activation::kSilu, last, y);
+      EXPECT_TRUE(Near(OnCpu(x.Rows(kRows - 1, 1)), y, Tolerance(DType::kBF16)));
+    }
+  });
+}
+
 }  // namespace
 }  // namespace adder

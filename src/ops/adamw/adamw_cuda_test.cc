@@ -146,5 +146,17 @@ TEST_F(AdamWCudaTest, GradientNormMatchesTheCpu) {
   EXPECT_TRUE(SameBits(OnCpu(cuda_gradients.back()), Tensor::Zeros({7}, DType::kF32)));
 }
 
+// Gradients past 2^31 elements.
+TEST_F(AdamWCudaTest, IndexesInSixtyFourBits) {
+  test::WithLargeMemory([] {
+    constexpr int64_t kElements = (int64_t{1} << 31) + 100;
+    const Tensor gradient = Tensor::Empty({kElements}, DType::kF32, kCuda);
+    SetZeroAll({&gradient, 1});
+    const std::vector<float> values = {3, -4};
+    gradient.Rows(kElements - 2, 2).CopyFrom(Tensor::From<float>({2}, values));
+    EXPECT_EQ(GradientNorm({&gradient, 1}), 5);
+  });
+}
+
 }  // namespace
 }  // namespace adder

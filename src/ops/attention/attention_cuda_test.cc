@@ -307,6 +307,45 @@ TEST_F(AttentionCudaTest, TakesViewsOfOneProjection) {
   }
 }
 
+// Keys and values past 2^31 elements: those at the end of a large cache give what they give alone.
+TEST_F(AttentionCudaTest, IndexesInSixtyFourBits) {
+  test::WithLargeMemory([] {
+    Random random(9);
+    constexpr int64_t kKeyRows = (int64_t{1} << 21) + 4096;
+    for (const int64_t rows : {2, 200}) {  // spans and tiles
+      AttentionInputs in = Moved(RandomInputs(
+          random,
+          {.heads = 8, .kv_heads = 8, .d_head = 128, .q = DType::kBF16, .keys = DType::kBF16},
+          SequenceLayout::Single(rows)));
+      in.key_ranges = {{0, rows}};
+      const AttentionOutputs out = MakeOutputs(in, kCuda);
+      Attention(in, out);
+      const AttentionGradients g = MakeGradients(in, kCuda);
+      AttentionBackward(in, out, out.y, g);
+      AttentionInputs large = in;
+      const auto at_the_end = [&](const Tensor& small) {
+        const Tensor tensor = Tensor::Empty({kKeyRows, 1024}, DType::kBF16, kCuda);
+        tensor.Rows(kKeyRows - rows, rows).CopyFrom(small);
+        return tensor;
+      };
+      large.keys = at_the_end(in.keys);
+      large.values = at_the_end(in.values);
+      large.key_ranges = {{kKeyRows - rows, rows}};
+      const AttentionOutputs large_out = MakeOutputs(in, kCuda);
+      Attention(large, large_out);
+      EXPECT_TRUE(SameBits(OnCpu(large_out.y), OnCpu(out.y)));
+      const AttentionGradients large_g = {Unwritten(in.q, DType::kBF16, kCuda),
+                                          Tensor::Empty({kKeyRows, 1024}, DType::kBF16, kCuda),
+                                          Tensor::Empty({kKeyRows, 1024}, DType::kBF16, kCuda)};
+      AttentionBackward(large, large_out, large_out.y, large_g);
+      EXPECT_TRUE(SameBits(OnCpu(large_g.dq), OnCpu(g.dq)));
+      EXPECT_TRUE(SameBits(OnCpu(large_g.dkeys.Rows(kKeyRows - rows, rows)), OnCpu(g.dkeys)));
+      EXPECT_TRUE(SameBits(OnCpu(large_g.dvalues.Rows(kKeyRows - rows, rows)), OnCpu(g.dvalues)));
+      EXPECT_EQ(MaxAbs(OnCpu(large_g.dkeys.Rows(kKeyRows - 2 * rows, rows))), 0);
+    }
+  });
+}
+
 TEST_F(AttentionCudaTest, RefusesHeadsThatAreTooLong) {
   AttentionInputs in;
   in.q = in.keys = in.values = Tensor::Zeros({2, 257}, DType::kBF16, kCuda);

@@ -107,6 +107,26 @@ TEST_F(EmbeddingCudaTest, BackwardMatchesTheCpu) {
   ExpectBackwardAsOnCpu(random, 30000, 256, 512, DType::kBF16, 0);
 }
 
+// Tables past 2^31 elements.
+TEST_F(EmbeddingCudaTest, IndexesInSixtyFourBits) {
+  test::WithLargeMemory([] {
+    Random random(4);
+    constexpr int64_t kVocab = (int64_t{1} << 21) + 10;
+    const Tensor tokens = OnCuda(Tokens({5, static_cast<int32_t>(kVocab - 1), 5}));
+    const Tensor rows = OnCuda(RandomNormal(random, {3, 1024}).To(DType::kBF16));
+    const Tensor W = Tensor::Empty({kVocab, 1024}, DType::kBF16, kCuda);
+    W.Rows(5, 1).CopyFrom(rows.Rows(0, 1));
+    W.Rows(kVocab - 1, 1).CopyFrom(rows.Rows(1, 1));
+    const Tensor y = Tensor::Empty({3, 1024}, DType::kBF16, kCuda);
+    Embedding(tokens, W, y);
+    EXPECT_TRUE(SameBits(OnCpu(y.Rows(0, 2)), OnCpu(rows.Rows(0, 2))));
+    const Tensor dW = Tensor::Zeros({kVocab, 1024}, DType::kF32, kCuda);
+    EmbeddingBackward(tokens, rows, dW);
+    EXPECT_TRUE(SameBits(OnCpu(dW.Rows(kVocab - 1, 1)), OnCpu(rows.Rows(1, 1)).To(DType::kF32)));
+    EXPECT_EQ(test::MaxAbs(OnCpu(dW.Rows(kVocab - 2, 1))), 0);
+  });
+}
+
 TEST_F(EmbeddingCudaTest, TokensOutsideTheVocabularyAreLeftOutAndReported) {
   const Tensor W = OnCuda(Tensor::From<float>({2, 2}, std::vector<float>{1, 2, 3, 4}));
   for (const int32_t bad :
