@@ -45,6 +45,8 @@ class Program {
     Redirect(".stdout", O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
     Redirect(".stderr", O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
     setenv("ADDER_LOG", "warning", 1);
+    // On the CPU on every machine.
+    setenv("ADDER_CUDA_MODULE", "/no/such/libadder_cuda.so", 1);
     const std::string program = ADDER_BINARY_DIR "/adder";
     std::vector<char*> argv = {const_cast<char*>(program.c_str())};
     for (const std::string& argument : arguments) {

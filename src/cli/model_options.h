@@ -13,12 +13,15 @@ namespace adder {
 struct ModelOptions {
   std::string directory;
   std::string dtype = "f32";
+  std::string device = "auto";
 
-  // --model DIR (required) and --dtype.
+  // --model DIR (required), --dtype and --device.
   void AddTo(CLI::App& command);
   std::unique_ptr<BlockLanguageModel> Load() const;
 };
 
+// --device alone.
+void AddDeviceOption(CLI::App& command, std::string& device);
 // --model alone, for commands that do not choose how to compute.
 void AddModelDirectory(CLI::App& command, std::string& directory);
 

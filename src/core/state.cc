@@ -37,8 +37,12 @@ void CopySequence(const State::Entry& from, int64_t from_sequence, int64_t posit
 
 bool SameBits(const Tensor& a, const Tensor& b) {
   if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
-  const Tensor dense_a = a.contiguous() ? a : a.Clone();
-  const Tensor dense_b = b.contiguous() ? b : b.Clone();
+  const auto on_host = [](const Tensor& tensor) {
+    const Tensor host = tensor.To(Device{});
+    return host.contiguous() ? host : host.Clone();
+  };
+  const Tensor dense_a = on_host(a);
+  const Tensor dense_b = on_host(b);
   return a.elements() == 0 ||
          std::memcmp(dense_a.raw(), dense_b.raw(), static_cast<size_t>(a.bytes())) == 0;
 }
@@ -71,6 +75,22 @@ State::State(const State& other)
 State& State::operator=(const State& other) {
   if (this != &other) *this = State(other);
   return *this;
+}
+
+State State::To(Device device) const& {
+  if (device == this->device()) return *this;
+  State moved;
+  moved.fingerprint_ = fingerprint_;
+  moved.positions_ = positions_;
+  for (const Entry& entry : entries_) {
+    moved.entries_.push_back({entry.name, entry.value.To(device), entry.grows});
+  }
+  return moved;
+}
+
+State State::To(Device device) && {
+  if (device == this->device()) return std::move(*this);
+  return static_cast<const State&>(*this).To(device);
 }
 
 int64_t State::bytes() const {

@@ -43,21 +43,27 @@ class State {
   std::span<int64_t> mutable_positions() { return positions_; }
   std::span<const Entry> entries() const { return entries_; }
   std::span<Entry> mutable_entries() { return entries_; }
+  // Where the entries lie, all on one device; the CPU where there are none.
+  Device device() const { return entries_.empty() ? Device{} : entries_.front().value.device(); }
   // Size of all entries' elements; of a growing entry's, those that were read.
   int64_t bytes() const;
+
+  // The same state on a device: a copy, but for what a state that is given up has there already.
+  State To(Device device) const&;
+  State To(Device device) &&;
 
   // The named sequences, in that order, each index any number of times (fork: {0, 0, 0}).
   // Throws kInvalidArgument for an index out of range.
   State Select(std::span<const int64_t> sequences) const;
-  // One state of all the given states' sequences, in order. Throws kInvalidArgument when they
-  // belong to different models.
+  // One state of all the given states' sequences, in order, on the first one's device. Throws
+  // kInvalidArgument when they belong to different models.
   static State Stack(std::span<const State> states);
 
   // The same state where every growing entry has no more capacity than the longest sequence needs,
   // and zeros in the rows that others have beyond their ends: what is saved.
   State Compact() const;
 
-  // Same model, positions and bits; capacities do not count.
+  // Same model, positions and bits; capacities and devices do not count.
   friend bool operator==(const State& a, const State& b);
 
  private:

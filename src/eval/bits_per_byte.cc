@@ -41,7 +41,7 @@ class Reader {
     last_ = tokens.back();
 
     const Tensor hidden = model_.Forward(inputs, SequenceLayout::Single(rows), &state_);
-    const Tensor loss = model_.Loss(nullptr, Variable(hidden), targets).value();
+    const Tensor loss = model_.Loss(nullptr, Variable(hidden), targets).value().To(Device{});
     for (const float value : std::span(loss.data<float>(), tokens.size())) {
       nats += static_cast<double>(value);
     }

@@ -118,11 +118,11 @@ void LogLikelihoodScorer::AddScores(std::span<const Job> jobs, const Tensor& hid
     begin += run.count;
   }
 
-  const Tensor loss = model_.Loss(nullptr, Variable(gathered), targets).value();
+  const Tensor loss = model_.Loss(nullptr, Variable(gathered), targets).value().To(Device{});
   std::vector<char> likeliest(static_cast<size_t>(rows), 0);
   for (int64_t block = 0; greedy && block < rows; block += kGreedyRows) {
     const int64_t count = std::min(kGreedyRows, rows - block);
-    const Tensor logits = model_.Logits(gathered.Rows(block, count));
+    const Tensor logits = model_.Logits(gathered.Rows(block, count)).To(Device{});
     for (int64_t i = 0; i < count; ++i) {
       const float* row = logits.data<float>() + i * logits.dim(1);
       likeliest[static_cast<size_t>(block + i)] =

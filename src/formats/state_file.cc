@@ -209,7 +209,8 @@ void WriteState(const std::filesystem::path& path, const State& given) {
     writer.WriteValue(static_cast<uint32_t>(entry.value.rank()));
     writer.Write(std::as_bytes(entry.value.shape().dims()));
     writer.Align();
-    const Tensor dense = entry.value.contiguous() ? entry.value : entry.value.Clone();
+    const Tensor host = entry.value.To(Device{});
+    const Tensor dense = host.contiguous() ? host : host.Clone();
     writer.Write({static_cast<const std::byte*>(dense.raw()), static_cast<size_t>(dense.bytes())});
   }
   writer.Commit();

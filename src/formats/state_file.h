@@ -11,7 +11,7 @@
 
 namespace adder {
 
-// Written atomically. Throws kIo.
+// Written atomically, from any device. Throws kIo.
 void WriteState(const std::filesystem::path& path, const State& state);
 // Throws kNotFound, kIo; kCorrupt for anything that is not a whole, unaltered state file;
 // kUnsupported for a newer version.

@@ -117,7 +117,7 @@ int64_t Generator::Add(Session session, const GenerationOptions& options) {
     throw Error(ErrorCode::kInvalidArgument,
                 "a conversation that this model did not begin cannot go on with it");
   }
-  State state = std::move(session.state);
+  State state = std::move(session.state).To(model_.device());
   auto sequence = std::make_unique<Sequence>(next_id_, std::move(session), options);
   if (sequences_.empty()) {
     state_ = std::move(state);
@@ -169,13 +169,16 @@ void Generator::Draw(const SequenceLayout& layout, const Tensor& hidden,
     }
   }
   if (drawing.empty()) return;
-  const Tensor last = Tensor::Empty({static_cast<int64_t>(drawing.size()), hidden.dim(1)},
-                                    hidden.dtype(), hidden.device());
-  for (size_t i = 0; i < drawing.size(); ++i) {
-    const int64_t row = layout.end(static_cast<int64_t>(drawing[i])) - 1;
-    last.Rows(static_cast<int64_t>(i), 1).CopyFrom(hidden.Rows(row, 1));
+  const auto draws = static_cast<int64_t>(drawing.size());
+  Tensor last = hidden;
+  if (draws < layout.rows()) {
+    last = Tensor::Empty({draws, hidden.dim(1)}, hidden.dtype(), hidden.device());
+    for (int64_t i = 0; i < draws; ++i) {
+      const int64_t row = layout.end(static_cast<int64_t>(drawing[static_cast<size_t>(i)])) - 1;
+      last.Rows(i, 1).CopyFrom(hidden.Rows(row, 1));
+    }
   }
-  const Tensor logits = model_.Logits(last);
+  const Tensor logits = model_.Logits(last).To(Device{});
   // A vocabulary padded for speed has ids that are no tokens.
   const auto known = static_cast<size_t>(std::min(model_.vocab_size(), tokenizer_.vocab_size()));
   for (size_t i = 0; i < drawing.size(); ++i) {

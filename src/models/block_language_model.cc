@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "adder/backend/cpu/parallel.h"
+#include "adder/core/device_memory.h"
 #include "adder/core/error.h"
+#include "adder/core/storage.h"
 #include "adder/models/attention_block.h"
 #include "adder/models/mamba2_block.h"
 #include "adder/models/mamba_block.h"
@@ -21,13 +23,13 @@
 namespace adder {
 namespace {
 
-// A = -exp(A_log), written over `old_A` where that is on the same device.
-Tensor DeriveA(const Tensor& A_log_any, const Tensor& old_A) {
-  const Tensor converted = A_log_any.To(DType::kF32);
+// A = -exp(A_log) on the device, written over `old_A` where that is there.
+Tensor DeriveA(const Tensor& A_log_any, const Tensor& old_A, Device device) {
+  const Tensor converted = A_log_any.To(device).To(DType::kF32);
   const Tensor A_log = converted.contiguous() ? converted : converted.Clone();
-  const Tensor A = old_A.defined() && old_A.device() == A_log.device()
+  const Tensor A = old_A.defined() && old_A.device() == device
                        ? old_A
-                       : Tensor::Empty(A_log.shape(), DType::kF32, A_log.device());
+                       : Tensor::Empty(A_log.shape(), DType::kF32, device);
   NegativeExp(A_log, A);
   return A;
 }
@@ -38,15 +40,19 @@ void AppendSamples(const Tensor& tensor, std::string* samples) {
   constexpr int64_t kPieces = 8;
   constexpr int64_t kPieceBytes = 64;
   const Tensor dense = tensor.contiguous() ? tensor : tensor.Clone();
-  const auto* bytes = static_cast<const char*>(dense.raw());
-  if (dense.bytes() <= kPieces * kPieceBytes) {
-    samples->append(bytes, static_cast<size_t>(dense.bytes()));
-    return;
-  }
+  const auto append = [&](int64_t begin, int64_t count) {
+    const char* const bytes = static_cast<const char*>(dense.raw()) + begin;
+    if (dense.device().type == DeviceType::kCpu) {
+      samples->append(bytes, static_cast<size_t>(count));
+      return;
+    }
+    const size_t end = samples->size();
+    samples->resize(end + static_cast<size_t>(count));
+    DeviceMemoryOf(dense.device()).CopyToHost(samples->data() + end, bytes, count);
+  };
+  if (dense.bytes() <= kPieces * kPieceBytes) return append(0, dense.bytes());
   const int64_t last = dense.bytes() - kPieceBytes;
-  for (int64_t i = 0; i < kPieces; ++i) {
-    samples->append(bytes + last / (kPieces - 1) * i, static_cast<size_t>(kPieceBytes));
-  }
+  for (int64_t i = 0; i < kPieces; ++i) append(last / (kPieces - 1) * i, kPieceBytes);
 }
 
 }  // namespace
@@ -114,22 +120,44 @@ void BlockLanguageModel::AddBlock(int64_t layer, std::unique_ptr<Block> block) {
 void BlockLanguageModel::Derive(Parameter& p) const {
   const DType dtype = p.full_precision ? DType::kF32 : compute_dtype_;
   if (p.name.ends_with("A_log")) {
-    p.compute = DeriveA(p.value, p.compute);
+    p.compute = DeriveA(p.value, p.compute, device_);
     return;
   }
-  // Weights that are only read are unpacked as they stream through a product; what is trained, and
-  // f32 weights for a model in 16 bits, are worth a copy.
-  const bool as_stored = p.value.dtype() == dtype ||
-                         (!p.full_precision && !p.grad.defined() && p.value.dtype() != DType::kF32);
-  if (as_stored) {
+  // Weights that are only read are unpacked as they stream through a product (on other devices than
+  // the CPU the quantized ones); what is trained, and f32 weights for a model in 16 bits, are worth
+  // a copy.
+  const bool unpacked = !p.full_precision && !p.grad.defined() &&
+                        (device_.type == DeviceType::kCpu ? p.value.dtype() != DType::kF32
+                                                          : IsQuantized(p.value.dtype()));
+  const DType wanted = unpacked ? p.value.dtype() : dtype;
+  if (p.value.dtype() == wanted && p.value.device() == device_) {
     p.compute = p.value;
     p.compute_is_copy = false;
-  } else if (p.compute_is_copy && p.compute.dtype() == dtype) {
+  } else if (p.compute_is_copy && p.compute.dtype() == wanted && p.compute.device() == device_ &&
+             p.value.device() == device_) {
     p.compute.CopyFrom(p.value);
   } else {
-    p.compute = p.value.To(dtype);
+    p.compute = Tensor();  // its memory may be what the new one gets
+    p.compute = p.value.To(device_).To(wanted);
     p.compute_is_copy = true;
   }
+}
+
+void BlockLanguageModel::MoveTo(Device device) {
+  if (device == device_) return;
+  if (device.type != DeviceType::kCpu) DeviceMemoryOf(device);  // throws where there is none
+  device_ = device;
+  for (Parameter& p : list_.parameters()) {
+    const bool derived = p.compute.defined();
+    p.compute = Tensor();
+    p.compute_is_copy = false;
+    if (p.grad.defined()) {
+      p.value = p.value.To(device);
+      p.grad = p.grad.To(device);
+    }
+    if (derived) Derive(p);
+  }
+  ReleaseCachedHostMemory();  // what was given up, where that was the host's
 }
 
 void BlockLanguageModel::ParametersChanged() {
@@ -147,11 +175,15 @@ void BlockLanguageModel::ParametersChanged() {
           fmt::format("parameter {} is {}, expected f32, bf16 or f16", p.name, p.value.ToString()));
     }
   }
-  cpu::ParallelFor(static_cast<int64_t>(parameters.size()), 1,
-                   [&](int64_t begin, int64_t end, int) {
-                     for (int64_t i = begin; i < end; ++i)
-                       Derive(parameters[static_cast<size_t>(i)]);
-                   });
+  if (device_.type == DeviceType::kCpu) {
+    cpu::ParallelFor(static_cast<int64_t>(parameters.size()), 1,
+                     [&](int64_t begin, int64_t end, int) {
+                       for (int64_t i = begin; i < end; ++i)
+                         Derive(parameters[static_cast<size_t>(i)]);
+                     });
+  } else {
+    for (Parameter& p : parameters) Derive(p);  // one after the other in the device's queue
+  }
   fingerprint_ = 0;
 }
 
@@ -188,7 +220,7 @@ State BlockLanguageModel::InitialState(int64_t sequences) const {
     std::vector<int64_t> dims = {sequences};
     if (part.grows) dims.push_back(0);
     dims.insert(dims.end(), part.dims.begin(), part.dims.end());
-    entries.push_back({part.name, Tensor::Zeros(Shape(dims), part.dtype), part.grows});
+    entries.push_back({part.name, Tensor::Zeros(Shape(dims), part.dtype, device_), part.grows});
   }
   return State(fingerprint(), std::vector<int64_t>(static_cast<size_t>(sequences), 0),
                std::move(entries));
@@ -204,6 +236,16 @@ void BlockLanguageModel::CheckForward(const Tensor& tokens, const SequenceLayout
       tokens.shape() != Shape({layout.rows()})) {
     invalid(fmt::format("tokens are {}, expected i32 [{}] as the layout says", tokens.ToString(),
                         layout.rows()));
+  }
+  // What lies in host memory is looked at while that costs nothing; see Embedding for the rest.
+  if (device_.type != DeviceType::kCpu && tokens.device().type == DeviceType::kCpu) {
+    const std::span<const int32_t> values(tokens.data<int32_t>(),
+                                          static_cast<size_t>(tokens.elements()));
+    for (const int32_t token : values) {
+      if (token < 0 || token >= config_.vocab_size) {
+        invalid(fmt::format("token {} is outside the vocabulary of {}", token, config_.vocab_size));
+      }
+    }
   }
   if (memory == nullptr) return;
   const auto sequences = static_cast<size_t>(layout.sequences());
@@ -254,9 +296,10 @@ Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const Sequ
             positions[static_cast<size_t>(s)] + row - layout.begin(s);
       }
     }
+    row_positions = row_positions.To(device_);
   }
 
-  Variable x = Embedding(tape, tokens, *embedding_, DType::kF32);
+  Variable x = Embedding(tape, tokens.To(device_), *embedding_, DType::kF32);
   Variable residual;
   for (const PlacedBlock& placed : blocks_) {
     const std::span<Variable> parts =
@@ -310,7 +353,7 @@ Tensor BlockLanguageModel::Logits(const Tensor& hidden) const {
 }
 
 Variable BlockLanguageModel::Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const {
-  return SoftmaxCrossEntropy(tape, hidden, *head_, targets);
+  return SoftmaxCrossEntropy(tape, hidden, *head_, targets.To(device_));
 }
 
 }  // namespace adder

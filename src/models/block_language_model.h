@@ -47,6 +47,12 @@ class BlockLanguageModel : public LanguageModel {
   int64_t vocab_size() const override { return config_.vocab_size; }
   int64_t n_layer() const override { return config_.n_layer; }
   DType compute_dtype() const override { return compute_dtype_; }
+  Device device() const override { return device_; }
+  // Computes on `device` from now on: what operators read of the parameters, and what is trained,
+  // goes there, one parameter at a time; the memory it had elsewhere is given up. Values that are
+  // only read stay where they are (a mapped checkpoint, whose pages the system may drop), and those
+  // computed from are copies. Throws kUnsupported for a device that is not there, kOutOfMemory.
+  void MoveTo(Device device);
   using LanguageModel::parameters;
   std::span<Parameter> parameters() override { return list_.parameters(); }
   uint64_t fingerprint() const override;
@@ -74,6 +80,7 @@ class BlockLanguageModel : public LanguageModel {
 
   ModelConfig config_;
   DType compute_dtype_;
+  Device device_;
   ParameterNames names_;
   ParameterList list_;
   const Parameter* embedding_ = nullptr;

@@ -125,8 +125,11 @@ ModelConfig ReadModelConfig(const fs::path& directory) {
   return ParseModelConfig(ReadFile(path, kLargestConfig), path.string());
 }
 
-std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType compute_dtype) {
-  if (fs::is_regular_file(directory)) return LoadGguf(GgufFile::Open(directory), compute_dtype);
+std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType compute_dtype,
+                                              Device device) {
+  if (fs::is_regular_file(directory)) {
+    return LoadGguf(GgufFile::Open(directory), compute_dtype, device);
+  }
   const ModelConfig config = ReadModelConfig(directory);
   const Weights weights = Weights::Open(directory);
   const std::map<std::string, Tensor>& tensors = weights.tensors();
@@ -137,6 +140,7 @@ std::unique_ptr<BlockLanguageModel> LoadModel(const fs::path& directory, DType c
                             directory.string(), tensors.size(), config.n_layer, kConfigFile));
   }
   auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
+  model->MoveTo(device);
   std::set<std::string> unexpected;
   for (const auto& [name, tensor] : tensors) {
     if (!IsDerived(name)) unexpected.insert(name);
@@ -201,7 +205,7 @@ void SaveModel(const BlockLanguageModel& model, const fs::path& directory, DType
     if (!p.value.defined()) {
       throw Error(ErrorCode::kInvalidArgument, "parameter " + p.name + " has no value yet");
     }
-    Tensor value = p.value.To(p.full_precision ? DType::kF32 : dtype);
+    Tensor value = p.value.To(Device{}).To(p.full_precision ? DType::kF32 : dtype);
     if (IsQueryKeyValue(p.name) && config.architecture == Architecture::kGptNeoX) {
       value = QueryKeyValueToCheckpoint(value, config.attention.n_head);
     }

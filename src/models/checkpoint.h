@@ -29,8 +29,9 @@ ModelConfig ParseModelConfig(std::string_view json, const std::string& source);
 // another order). Nothing is allocated for a tensor before the file is seen to hold it in the
 // config's shape. Throws as ReadModelConfig, naming tensors that are missing, unexpected or of the
 // wrong shape. A tied head stored a second time must equal the embedding.
+// The model computes on `device`, to which weights go straight from the file.
 std::unique_ptr<BlockLanguageModel> LoadModel(const std::filesystem::path& path,
-                                              DType compute_dtype);
+                                              DType compute_dtype, Device device = {});
 
 // Writes a checkpoint into an existing directory, each file whole or not at all: config.json,
 // generation_config.json and model.safetensors (Hugging Face), or config.json and

@@ -420,7 +420,8 @@ ModelConfig ParseGgufConfig(const GgufFile& file) {
   return config;
 }
 
-std::unique_ptr<BlockLanguageModel> LoadGguf(const GgufFile& file, DType compute_dtype) {
+std::unique_ptr<BlockLanguageModel> LoadGguf(const GgufFile& file, DType compute_dtype,
+                                             Device device) {
   const ModelConfig config = ParseGgufConfig(file);
   const std::string path = file.path().string();
   if (config.n_layer > static_cast<int64_t>(file.tensors().size())) {
@@ -429,6 +430,7 @@ std::unique_ptr<BlockLanguageModel> LoadGguf(const GgufFile& file, DType compute
                             file.tensors().size(), config.n_layer));
   }
   auto model = std::make_unique<BlockLanguageModel>(config, compute_dtype);
+  model->MoveTo(device);
   std::set<std::string> unexpected;
   for (const auto& [name, tensor] : file.tensors()) unexpected.insert(name);
   for (size_t i = 0; i < model->parameters().size(); ++i) {

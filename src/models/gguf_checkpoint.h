@@ -21,7 +21,8 @@ ModelConfig ParseGgufConfig(const GgufFile& file);
 // Weights stay as they lie in the mapped file, quantized ones too; A, whose logarithm is the
 // parameter, and Llama's queries and keys, whose rows have another order there, are copied. Throws
 // as ParseGgufConfig, naming tensors that are missing, unexpected or of the wrong shape.
-std::unique_ptr<BlockLanguageModel> LoadGguf(const GgufFile& file, DType compute_dtype);
+std::unique_ptr<BlockLanguageModel> LoadGguf(const GgufFile& file, DType compute_dtype,
+                                             Device device = {});
 
 // What a file of the model holds, for WriteGguf: metadata (to which the tokenizer's is added) and
 // tensors. weights: f32, bf16, f16, or a quantized dtype (see GgufDType). progress, where given, is

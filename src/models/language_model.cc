@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "adder/core/error.h"
+#include "adder/core/storage.h"
+#include "adder/ops/adamw/adamw.h"
 
 namespace adder {
 
@@ -30,6 +32,7 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
                 fmt::format("a state of {} sequences for a layout of {}", state->sequences(),
                             layout.sequences()));
   }
+  if (state->device() != device()) *state = std::move(*state).To(device());
   Memory memory;
   memory.entries.reserve(state->entries().size());
   for (const State::Entry& entry : state->entries()) memory.entries.emplace_back(entry.value);
@@ -51,16 +54,22 @@ void LanguageModel::PrepareTraining() {
     // Memory of its own: what is trained must not be the mapping of a checkpoint.
     p.compute = Tensor();
     p.compute_is_copy = false;
-    p.value = p.value.dtype() == DType::kF32 ? p.value.Clone() : p.value.To(DType::kF32);
-    p.grad = Tensor::Zeros(p.value.shape(), DType::kF32, p.value.device());
+    const bool converts = p.value.dtype() != DType::kF32;
+    const bool moves = p.value.device() != device();
+    p.value = p.value.To(DType::kF32).To(device());
+    if (!converts && !moves) p.value = p.value.Clone();
+    p.grad = Tensor::Zeros(p.value.shape(), DType::kF32, device());
   }
+  if (device().type != DeviceType::kCpu) ReleaseCachedHostMemory();  // of values that moved
   ParametersChanged();
 }
 
 void LanguageModel::ZeroGradients() {
-  for (Parameter& p : parameters()) {
-    if (p.grad.defined()) p.grad.SetZero();
+  std::vector<Tensor> gradients;
+  for (const Parameter& p : parameters()) {
+    if (p.grad.defined()) gradients.push_back(p.grad);
   }
+  SetZeroAll(gradients);
 }
 
 }  // namespace adder

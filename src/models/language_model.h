@@ -33,6 +33,9 @@ class LanguageModel {
   virtual int64_t n_layer() const = 0;
   // The dtype operators compute in: f32, bf16 or f16.
   virtual DType compute_dtype() const = 0;
+  // Where it is computed: what operators read of the parameters, gradients, hidden rows, logits and
+  // losses lie there. Tokens and targets may lie there or in host memory.
+  virtual Device device() const { return {}; }
   // All parameters in checkpoint order; a tied head appears once, as the embedding.
   virtual std::span<Parameter> parameters() = 0;
   std::span<const Parameter> parameters() const {
@@ -42,15 +45,15 @@ class LanguageModel {
   // of every parameter's bits): a saved State is accepted only by the model that made it.
   virtual uint64_t fingerprint() const = 0;
 
-  // The memory of `sequences` sequences that have read nothing: all zero.
+  // The memory of `sequences` sequences that have read nothing: all zero, on the model's device.
   virtual State InitialState(int64_t sequences) const = 0;
 
-  // The one forward. tokens: i32 [rows]; memory: what the sequences have read before, becomes what
-  // they have read after their last rows. Without a tape the tensors given are overwritten where
-  // they have room. nullptr: begin from nothing and keep nothing. Returns the normalised hidden
-  // rows, [rows, d_model], in the compute dtype.
-  // With recompute, each block's activations are recomputed in the backward (see Checkpoint).
-  // Throws kInvalidArgument before any memory is touched when tokens, layout and memory disagree.
+  // The one forward. tokens: i32 [rows]; memory: what the sequences have read before, on the
+  // model's device, becomes what they have read after their last rows. Without a tape the tensors
+  // given are overwritten where they have room. nullptr: begin from nothing and keep nothing.
+  // Returns the normalised hidden rows, [rows, d_model], in the compute dtype. With recompute, each
+  // block's activations are recomputed in the backward (see Checkpoint). Throws kInvalidArgument
+  // before any memory is touched when tokens, layout and memory disagree.
   virtual Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
                           Memory* memory, bool recompute = false,
                           SelectionTrace* trace = nullptr) const = 0;
@@ -61,13 +64,14 @@ class LanguageModel {
   virtual Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const = 0;
 
   // Hidden without a tape, the state read and updated in place (positions too); a State() becomes
-  // that of the layout's sequences. nullptr: begin from zero and keep nothing. Throws
-  // kInvalidArgument for the state of another model or of another number of sequences.
+  // that of the layout's sequences, and one that lies elsewhere moves to the model's device.
+  // nullptr: begin from zero and keep nothing. Throws kInvalidArgument for the state of another
+  // model or of another number of sequences.
   Tensor Forward(const Tensor& tokens, const SequenceLayout& layout, State* state,
                  SelectionTrace* trace = nullptr) const;
 
-  // Training needs f32 values of the model's own and gradients: copies or converts, allocates zero
-  // gradients.
+  // Training needs f32 values of the model's own and gradients, on its device: copies or converts,
+  // allocates zero gradients.
   void PrepareTraining();
   void ZeroGradients();
   // Refreshes what is derived from the parameters (Parameter::compute, the fingerprint) after

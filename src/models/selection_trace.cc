@@ -9,9 +9,11 @@
 
 namespace adder {
 
-void SelectionTrace::Append(const Tensor& dt, const Tensor& dt_bias, const Tensor& A, double dt_min,
-                            double dt_max) {
-  const Tensor raw = dt.To(DType::kF32);
+void SelectionTrace::Append(const Tensor& dt, const Tensor& dt_bias_any, const Tensor& A_any,
+                            double dt_min, double dt_max) {
+  const Tensor raw = dt.To(Device{}).To(DType::kF32);
+  const Tensor dt_bias = dt_bias_any.To(Device{});
+  const Tensor A = A_any.To(Device{});
   const int64_t rows = raw.dim(0);
   const int64_t channels = A.dim(0);
   const int64_t d_state = A.elements() / std::max<int64_t>(1, channels);

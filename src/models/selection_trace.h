@@ -16,8 +16,9 @@ struct SelectionTrace {
   // Of the same shapes: the mean over the states of the decay exp(dt'·A).
   std::vector<Tensor> decay;
 
-  // Appends a layer. dt: [rows, channels] of any activation dtype; dt_bias: f32 [channels];
-  // A: f32 [channels, d_state], or [channels] where all states of a channel share it.
+  // Appends a layer, from any device into host memory. dt: [rows, channels] of any activation
+  // dtype; dt_bias: f32 [channels]; A: f32 [channels, d_state], or [channels] where all states of a
+  // channel share it.
   void Append(const Tensor& dt, const Tensor& dt_bias, const Tensor& A, double dt_min = 0,
               double dt_max = std::numeric_limits<double>::infinity());
 };

@@ -5,7 +5,7 @@
 
 namespace adder {
 
-// Whether no element of a dense f32 tensor is infinite or NaN.
+// Whether no element of a dense f32 tensor, on any device, is infinite or NaN.
 bool AllFinite(const Tensor& values);
 
 }  // namespace adder

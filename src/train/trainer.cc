@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -34,17 +33,23 @@ BatchOptions OptionsOf(const TrainConfig& config) {
 }
 
 double Sum(const Tensor& values) {
-  const float* data = values.data<float>();
+  const Tensor host = values.To(Device{});
+  const float* data = host.data<float>();
   double sum = 0.0;
-  for (int64_t i = 0; i < values.elements(); ++i) sum += static_cast<double>(data[i]);
+  for (int64_t i = 0; i < host.elements(); ++i) sum += static_cast<double>(data[i]);
   return sum;
 }
 
-// Copies row `from_row` of one dense f32 tensor to row `to_row` of another.
+// `value` to all elements of an f32 tensor on any device.
+void Fill(const Tensor& target, float value) {
+  const Tensor host = Tensor::Empty(target.shape(), DType::kF32);
+  std::fill_n(host.data<float>(), host.elements(), value);
+  target.CopyFrom(host);
+}
+
+// Copies row `from_row` of one tensor to row `to_row` of another.
 void CopyRow(const Tensor& from, int64_t from_row, const Tensor& to, int64_t to_row) {
-  const int64_t width = from.elements() / std::max<int64_t>(1, from.dim(0));
-  std::memcpy(to.data<float>() + to_row * width, from.data<float>() + from_row * width,
-              static_cast<size_t>(width) * sizeof(float));
+  to.Rows(to_row, 1).CopyFrom(from.Rows(from_row, 1));
 }
 
 Shape WithRows(const Shape& shape, int64_t rows) {
@@ -87,8 +92,8 @@ Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const Train
   }
   model_.PrepareTraining();
   for (const Parameter& parameter : model_.parameters()) {
-    m_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32));
-    v_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32));
+    m_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32, model_.device()));
+    v_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32, model_.device()));
   }
   if (options_.truncated_backpropagation) {
     const State zero = model_.InitialState(options_.batch);
@@ -109,8 +114,8 @@ Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const Train
 Memory Trainer::BeginningMemory(const Batch& batch) const {
   Memory memory;
   for (const Tensor& carried : carried_[static_cast<size_t>(batch.first_stream / options_.batch)]) {
-    const Tensor begin =
-        Tensor::Zeros(WithRows(carried.shape(), batch.layout.sequences()), DType::kF32);
+    const Tensor begin = Tensor::Zeros(WithRows(carried.shape(), batch.layout.sequences()),
+                                       DType::kF32, carried.device());
     for (size_t s = 0; s < batch.continues.size(); ++s) {
       if (batch.continues[s] >= 0) {
         CopyRow(carried, batch.continues[s], begin, static_cast<int64_t>(s));
@@ -124,7 +129,8 @@ Memory Trainer::BeginningMemory(const Batch& batch) const {
 Trainer::Carried Trainer::EndingMemory(const Batch& batch, const Memory& memory) const {
   Carried carried;
   for (const Variable& entry : memory.entries) {
-    const Tensor end = Tensor::Empty(WithRows(entry.value().shape(), options_.batch), DType::kF32);
+    const Tensor end = Tensor::Empty(WithRows(entry.value().shape(), options_.batch), DType::kF32,
+                                     entry.value().device());
     for (size_t stream = 0; stream < batch.last.size(); ++stream) {
       CopyRow(entry.value(), batch.last[stream], end, static_cast<int64_t>(stream));
     }
@@ -151,7 +157,7 @@ Trainer::StepResult Trainer::Step(double lr) {
                 fmt::format("the {} of step {} is {}", what, steps_ + 1, value));
   };
   model_.ZeroGradients();
-  double nats = 0.0;
+  std::vector<Tensor> losses;
   std::vector<Carried> carried;
   for (const Batch& batch : batches) {
     Tape tape;
@@ -160,16 +166,17 @@ Trainer::StepResult Trainer::Step(double lr) {
     const Variable hidden = model_.Hidden(&tape, batch.tokens, batch.layout,
                                           carry ? &memory : nullptr, options_.recompute);
     const Variable loss = model_.Loss(&tape, hidden, batch.targets);
-    nats += Sum(loss.value());
-    if (!std::isfinite(nats)) stop("loss", nats);
+    losses.push_back(loss.value());
     if (carry) carried.push_back(EndingMemory(batch, memory));
     memory = {};
-    loss.CollectGrad([&](const Tensor& target, bool) {
-      std::fill_n(target.data<float>(), target.elements(), weight);
-    });
+    loss.CollectGrad([&](const Tensor& target, bool) { Fill(target, weight); });
     tape.Backward();
   }
 
+  // Everything has been asked of the device by now: here, and for the norm, the host waits for it.
+  double nats = 0.0;
+  for (const Tensor& loss : losses) nats += Sum(loss);
+  if (!std::isfinite(nats)) stop("loss", nats);
   std::vector<Tensor> gradients;
   for (const Parameter& parameter : model_.parameters()) gradients.push_back(parameter.grad);
   StepResult result;
@@ -185,13 +192,22 @@ Trainer::StepResult Trainer::Step(double lr) {
   if (optimizer_.clip > 0.0 && result.gradient_norm > optimizer_.clip) {
     adamw.gradient_scale = optimizer_.clip / result.gradient_norm;
   }
+  adamw.lr = lr;
   const auto parameters = model_.parameters();
+  std::vector<AdamWTensors> tensors;
+  tensors.reserve(parameters.size());
   for (size_t i = 0; i < parameters.size(); ++i) {
-    adamw.lr = lr * parameters[i].learning_rate_scale;
-    adamw.weight_decay = parameters[i].weight_decay ? optimizer_.weight_decay : 0.0;
+    const Parameter& p = parameters[i];
     // The copies in the compute dtype are the model's to refresh, all of them at once.
-    AdamW(adamw, parameters[i].grad, parameters[i].value, m_[i], v_[i], Tensor());
+    tensors.push_back({.gradient = p.grad,
+                       .weight = p.value,
+                       .m = m_[i],
+                       .v = v_[i],
+                       .compute_weight = {},
+                       .lr_scale = p.learning_rate_scale,
+                       .weight_decay = p.weight_decay ? optimizer_.weight_decay : 0.0});
   }
+  AdamWAll(adamw, tensors);
   model_.ParametersChanged();
   if (carry) carried_ = std::move(carried);
   ++steps_;
@@ -211,8 +227,8 @@ void Trainer::Save(const std::filesystem::path& folder) const {
   std::vector<std::pair<std::string, Tensor>> tensors;
   const auto parameters = std::as_const(model_).parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
-    tensors.emplace_back("m." + parameters[i].name, m_[i]);
-    tensors.emplace_back("v." + parameters[i].name, v_[i]);
+    tensors.emplace_back("m." + parameters[i].name, m_[i].To(Device{}));
+    tensors.emplace_back("v." + parameters[i].name, v_[i].To(Device{}));
   }
   WriteSafetensors(folder / kOptimizerFile, tensors);
   if (carried_.empty()) return;
@@ -220,7 +236,8 @@ void Trainer::Save(const std::filesystem::path& folder) const {
   const State names = model_.InitialState(0);
   for (size_t batch = 0; batch < carried_.size(); ++batch) {
     for (size_t i = 0; i < names.entries().size(); ++i) {
-      tensors.emplace_back(CarriedName(batch, names.entries()[i].name), carried_[batch][i]);
+      tensors.emplace_back(CarriedName(batch, names.entries()[i].name),
+                           carried_[batch][i].To(Device{}));
     }
   }
   WriteSafetensors(folder / kCarriedFile, tensors);
