@@ -31,6 +31,7 @@ void Linear(const LinearArguments& a);
 void LinearBackward(const LinearBackwardArguments& b);
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a);
 void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b);
+void Ssd(const SsdArguments& a);
 
 }  // namespace cuda
 
@@ -62,6 +63,7 @@ const CudaOperators kCudaOperators = {
     .linear_backward = cuda::LinearBackward,
     .softmax_cross_entropy = cuda::SoftmaxCrossEntropy,
     .softmax_cross_entropy_backward = cuda::SoftmaxCrossEntropyBackward,
+    .ssd = cuda::Ssd,
 };
 
 }  // namespace adder

@@ -17,6 +17,7 @@
 #include "adder/ops/rotary/rotary_cuda.h"
 #include "adder/ops/selective_scan/selective_scan_cuda.h"
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy_cuda.h"
+#include "adder/ops/ssd/ssd_cuda.h"
 
 namespace adder {
 
@@ -48,6 +49,7 @@ struct CudaOperators {
   void (*linear_backward)(const cuda::LinearBackwardArguments&);
   void (*softmax_cross_entropy)(const cuda::SoftmaxCrossEntropyArguments&);
   void (*softmax_cross_entropy_backward)(const cuda::SoftmaxCrossEntropyBackwardArguments&);
+  void (*ssd)(const cuda::SsdArguments&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only

@@ -99,7 +99,7 @@ int64_t SsdChunks(const SequenceLayout& layout) {
 void Ssd(const SsdInputs& inputs, const SsdOutputs& outputs) {
   const SsdShape shape =
       CheckSsd(inputs, outputs, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) return cuda::Ssd(shape, inputs, outputs);
   cpu::Ssd(shape, inputs, outputs);
 }
 

@@ -39,4 +39,9 @@ void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& c
                  const Tensor& dy, const Tensor& dhT, const SsdGradients& gradients);
 }  // namespace cpu
 
+namespace cuda {
+// Arguments are checked already.
+void Ssd(const SsdShape& shape, const SsdInputs& inputs, const SsdOutputs& outputs);
+}  // namespace cuda
+
 }  // namespace adder

@@ -1,0 +1,45 @@
+// ssd on a CUDA device: hands the tensors to the module.
+#include "adder/backend/cuda/module.h"
+#include "adder/ops/cuda_operators.h"
+#include "adder/ops/ssd/ssd_backends.h"
+
+namespace adder::cuda {
+namespace {
+
+SsdArguments ArgumentsOf(const SsdShape& shape, const SsdInputs& inputs) {
+  return {.device = inputs.x.device().index,
+          .offsets = inputs.layout.offsets().data(),
+          .sequences = shape.sequences,
+          .rows = shape.rows,
+          .heads = shape.heads,
+          .head_dim = shape.head_dim,
+          .groups = shape.groups,
+          .states = shape.states,
+          .dt_min = static_cast<float>(inputs.dt_min),
+          .dt_max = static_cast<float>(inputs.dt_max),
+          .x = RowsOf(inputs.x),
+          .dt = RowsOf(inputs.dt),
+          .B = RowsOf(inputs.B),
+          .C = RowsOf(inputs.C),
+          .y = {},
+          .A = FloatsOf(inputs.A),
+          .D = FloatsOf(inputs.D),
+          .dt_bias = FloatsOf(inputs.dt_bias),
+          .interval = FloatsOf(inputs.interval),
+          .h0 = nullptr,
+          .hT = nullptr,
+          .chunk_states = nullptr};
+}
+
+}  // namespace
+
+void Ssd(const SsdShape& shape, const SsdInputs& inputs, const SsdOutputs& outputs) {
+  SsdArguments arguments = ArgumentsOf(shape, inputs);
+  arguments.y = RowsOf(outputs.y);
+  arguments.h0 = FloatsOf(inputs.h0);
+  arguments.hT = FloatsOf(outputs.hT);
+  arguments.chunk_states = FloatsOf(outputs.chunk_states);
+  GetModule().operators().ssd(arguments);
+}
+
+}  // namespace adder::cuda
