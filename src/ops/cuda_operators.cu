@@ -32,6 +32,7 @@ void LinearBackward(const LinearBackwardArguments& b);
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a);
 void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b);
 void Ssd(const SsdArguments& a);
+void SsdBackward(const SsdBackwardArguments& b);
 
 }  // namespace cuda
 
@@ -64,6 +65,7 @@ const CudaOperators kCudaOperators = {
     .softmax_cross_entropy = cuda::SoftmaxCrossEntropy,
     .softmax_cross_entropy_backward = cuda::SoftmaxCrossEntropyBackward,
     .ssd = cuda::Ssd,
+    .ssd_backward = cuda::SsdBackward,
 };
 
 }  // namespace adder

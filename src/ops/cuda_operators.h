@@ -50,6 +50,7 @@ struct CudaOperators {
   void (*softmax_cross_entropy)(const cuda::SoftmaxCrossEntropyArguments&);
   void (*softmax_cross_entropy_backward)(const cuda::SoftmaxCrossEntropyBackwardArguments&);
   void (*ssd)(const cuda::SsdArguments&);
+  void (*ssd_backward)(const cuda::SsdBackwardArguments&);
 };
 
 extern const CudaOperators kCudaOperators;  // in the module only

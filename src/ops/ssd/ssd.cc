@@ -110,7 +110,9 @@ void SsdBackward(const SsdInputs& inputs, const Tensor& chunk_states, const Tens
   ArgumentCheck(kBackwardOp, inputs.x.device())
       .Dense(chunk_states, "chunk_states", {DType::kF32},
              shape.StateShape(SsdChunks(inputs.layout)));
-  if (inputs.x.device().type != DeviceType::kCpu) ThrowNoBackend(kBackwardOp, inputs.x.device());
+  if (inputs.x.device().type == DeviceType::kCuda) {
+    return cuda::SsdBackward(shape, inputs, chunk_states, dy, dhT, gradients);
+  }
   cpu::SsdBackward(shape, inputs, chunk_states, dy, dhT, gradients);
 }
 

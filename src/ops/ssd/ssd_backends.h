@@ -42,6 +42,8 @@ void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& c
 namespace cuda {
 // Arguments are checked already.
 void Ssd(const SsdShape& shape, const SsdInputs& inputs, const SsdOutputs& outputs);
+void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& chunk_states,
+                 const Tensor& dy, const Tensor& dhT, const SsdGradients& gradients);
 }  // namespace cuda
 
 }  // namespace adder

@@ -42,4 +42,27 @@ void Ssd(const SsdShape& shape, const SsdInputs& inputs, const SsdOutputs& outpu
   GetModule().operators().ssd(arguments);
 }
 
+void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& chunk_states,
+                 const Tensor& dy, const Tensor& dhT, const SsdGradients& gradients) {
+  if (shape.heads == 0) {  // sums over no heads
+    for (const Tensor* sum : {&gradients.dB, &gradients.dC, &gradients.d_interval}) {
+      if (*sum) sum->SetZero();
+    }
+    return;
+  }
+  GetModule().operators().ssd_backward({.forward = ArgumentsOf(shape, inputs),
+                                        .chunk_states = FloatsOf(chunk_states),
+                                        .dhT = FloatsOf(dhT),
+                                        .dy = RowsOf(dy),
+                                        .dx = RowsOf(gradients.dx),
+                                        .ddt = RowsOf(gradients.ddt),
+                                        .dB = RowsOf(gradients.dB),
+                                        .dC = RowsOf(gradients.dC),
+                                        .dA = FloatsOf(gradients.dA),
+                                        .dD = FloatsOf(gradients.dD),
+                                        .d_dt_bias = FloatsOf(gradients.d_dt_bias),
+                                        .d_interval = FloatsOf(gradients.d_interval),
+                                        .dh0 = FloatsOf(gradients.dh0)});
+}
+
 }  // namespace adder::cuda

@@ -28,4 +28,16 @@ struct SsdArguments {
   constexpr int64_t state_size() const { return heads * head_dim * states; }
 };
 
+struct SsdBackwardArguments {
+  SsdArguments forward;  // y, h0, hT and chunk_states are not given
+  const float* chunk_states;
+  const float* dhT;
+  Rows dy, dx, ddt, dB, dC;
+  float* dA;
+  float* dD;
+  float* d_dt_bias;
+  float* d_interval;
+  float* dh0;
+};
+
 }  // namespace adder::cuda
