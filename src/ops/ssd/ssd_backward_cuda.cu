@@ -154,9 +154,10 @@ void SsdBackward(const SsdBackwardArguments& b) {
   const ProfilerRange range("ssd backward");
   Context& context = ContextOf(a.device);
   const bool plain = a.x.dtype == DType::kF32;
-  const SsdPlan plan = PlanSsd(
-      context, a, plain ? plain::SsdWalkBlocks(a) : tensor::SsdWalkBlocks(a),
-      plain ? plain::SsdWalksResident(context, a) : tensor::SsdWalksResident(context, a), nullptr);
+  const SsdPlan plan =
+      PlanSsd(context, a, true, plain ? plain::SsdWalkBlocks(a) : tensor::SsdWalkBlocks(a),
+              plain ? plain::SsdWalksResident(context, a) : tensor::SsdWalksResident(context, a),
+              !plain, nullptr);
   const int64_t chunks = plan.chunk_count;
   const int64_t chunk_heads = chunks * a.heads;
 
@@ -165,6 +166,10 @@ void SsdBackward(const SsdBackwardArguments& b) {
   RunSsdSteps(context, a, plan, steps.data<SsdStep>());
   RunSsdWalk(context, a, plan,
              {.segments = plan.segments,
+              .pieces = nullptr,
+              .first_pieces = nullptr,
+              .handed = nullptr,
+              .ready = nullptr,
               .heads = a.heads,
               .head_dim = a.head_dim,
               .groups = a.groups,

@@ -210,9 +210,72 @@ void CheckSsdStates(const SsdArguments& a) {
                                            std::to_string(kMostStates));
 }
 
-SsdPlan PlanSsd(Context& context, const SsdArguments& a, int64_t blocks, int64_t resident,
-                std::vector<int64_t>* singles) {
-  const auto chunks_of = [](int64_t rows) { return (rows + kSsdRows - 1) / kSsdRows; };
+namespace {
+
+int64_t ChunksOf(int64_t rows) { return (rows + kSsdRows - 1) / kSsdRows; }
+
+// Chunks [begin, end) of a segment, in the order that they are walked in.
+SsdSegment PartOf(const SsdSegment& segment, bool reverse, int64_t begin, int64_t end) {
+  const int64_t chunks = ChunksOf(segment.rows);
+  if (reverse) {
+    const int64_t first = chunks - end;
+    end = chunks - begin;
+    begin = first;
+  }
+  SsdSegment part = segment;
+  part.row += begin * kSsdRows;
+  part.rows = std::min(segment.rows, end * kSsdRows) - begin * kSsdRows;
+  part.chunk += begin;
+  if (begin > 0) part.first = 0;
+  if (end < chunks) part.last = 0;
+  return part;
+}
+
+// Shares of the chunks of all walks, laid end to end.
+void CutIntoShares(const std::vector<SsdSegment>& segments, bool reverse, int64_t blocks,
+                   int64_t chunks, int64_t shares, std::vector<SsdPiece>* pieces,
+                   std::vector<int32_t>* first_pieces) {
+  const auto share_begin = [&](int64_t share) { return chunks * share / shares; };
+  std::vector<SsdPiece> own;  // of the share that is being filled
+  int64_t share = 0;
+  const auto end_share = [&] {
+    first_pieces->push_back(static_cast<int32_t>(pieces->size()));
+    // What is handed on goes first, what another share hands on last.
+    for (const bool hands_on : {true, false}) {
+      for (const bool goes_on : {false, true}) {
+        for (const SsdPiece& piece : own) {
+          if ((piece.to >= 0) == hands_on && (piece.from >= 0) == goes_on) pieces->push_back(piece);
+        }
+      }
+    }
+    own.clear();
+    ++share;
+  };
+  int64_t at = 0;
+  for (const SsdSegment& segment : segments) {
+    const int64_t length = ChunksOf(segment.rows);
+    for (int64_t block = 0; block < blocks; ++block) {
+      int64_t done = 0;
+      do {
+        while (share + 1 < shares && at >= share_begin(share + 1)) end_share();
+        const int64_t count = std::min(length - done, share_begin(share + 1) - at);
+        own.push_back({.segment = PartOf(segment, reverse, done, done + count),
+                       .block = block,
+                       .from = done > 0 ? static_cast<int32_t>(share - 1) : -1,
+                       .to = done + count < length ? static_cast<int32_t>(share) : -1});
+        done += count;
+        at += count;
+      } while (done < length);
+    }
+  }
+  while (share < shares) end_share();
+  first_pieces->push_back(static_cast<int32_t>(pieces->size()));
+}
+
+}  // namespace
+
+SsdPlan PlanSsd(Context& context, const SsdArguments& a, bool reverse, int64_t blocks,
+                int64_t resident, bool shares, std::vector<int64_t>* singles) {
   const auto is_single = [&](int64_t s) {
     return singles != nullptr && a.offsets[s + 1] - a.offsets[s] == 1;
   };
@@ -229,10 +292,11 @@ SsdPlan PlanSsd(Context& context, const SsdArguments& a, int64_t blocks, int64_t
       singles->push_back(s);
       continue;
     }
-    walked += chunks_of(end - a.offsets[s]);
-    longest = std::max(longest, chunks_of(end - a.offsets[s]));
+    walked += ChunksOf(end - a.offsets[s]);
+    longest = std::max(longest, ChunksOf(end - a.offsets[s]));
   }
   SsdPlan plan = {};
+  plan.blocks = blocks;
   // A block's share of the chunks. Two passes cost some one and a half times one; they pay where
   // one would keep some blocks busy for longer than that.
   const int64_t share = std::max<int64_t>(1, (walked * blocks + resident - 1) / resident);
@@ -252,15 +316,14 @@ SsdPlan PlanSsd(Context& context, const SsdArguments& a, int64_t blocks, int64_t
     }
     do {  // at least one: an empty sequence passes its state on
       SsdSegment& segment = segments.emplace_back();
-      std::memset(&segment, 0, sizeof(SsdSegment));  // padding too: tables are compared by bytes
       segment.row = row;
       segment.rows = std::min(most, end - row);
       segment.chunk = chunk;
       segment.sequence = static_cast<int32_t>(s);
-      segment.first = row == a.offsets[s];
+      segment.first = row == a.offsets[s] ? 1 : 0;
       row += segment.rows;
-      segment.last = row >= end;
-      chunk += chunks_of(segment.rows);
+      segment.last = row >= end ? 1 : 0;
+      chunk += ChunksOf(segment.rows);
     } while (row < end);
   }
   first_segments.push_back(static_cast<int64_t>(segments.size()));
@@ -270,6 +333,17 @@ SsdPlan PlanSsd(Context& context, const SsdArguments& a, int64_t blocks, int64_t
   if (plan.chunk_count > 0) plan.chunks = SsdTable(context, chunks);
   plan.segments = SsdTable(context, segments);
   if (!plan.one_pass) plan.first_segments = SsdTable(context, first_segments);
+  // Shares pay where the last blocks would leave the device idle; a walk is cut once at most.
+  const int64_t walks = plan.segment_count * blocks;
+  if (shares && plan.one_pass && walks > resident && walks < 8 * resident &&
+      walked * blocks >= resident * longest) {
+    std::vector<SsdPiece> pieces;
+    std::vector<int32_t> first_pieces;
+    CutIntoShares(segments, reverse, blocks, walked * blocks, resident, &pieces, &first_pieces);
+    plan.pieces = SsdTable(context, pieces);
+    plan.first_pieces = SsdTable(context, first_pieces);
+    plan.shares = resident;
+  }
   return plan;
 }
 
@@ -285,9 +359,9 @@ void RunSsdWalk(Context& context, const SsdArguments& a, const SsdPlan& plan, co
                 bool output) {
   const auto launch = [&](const SsdWalk& w, bool with_output) {
     if (w.values.dtype == DType::kF32) {
-      plain::LaunchSsdWalk(context, w, plan.segment_count, with_output);
+      plain::LaunchSsdWalk(context, plan, w, with_output);
     } else {
-      tensor::LaunchSsdWalk(context, w, plan.segment_count, with_output);
+      tensor::LaunchSsdWalk(context, plan, w, with_output);
     }
   };
   if (plan.one_pass) return launch(walk, output);
@@ -320,9 +394,9 @@ void Ssd(const SsdArguments& a) {
   const bool plain = a.x.dtype == DType::kF32;
   std::vector<int64_t> singles;
   const SsdPlan plan =
-      PlanSsd(context, a, plain ? plain::SsdWalkBlocks(a) : tensor::SsdWalkBlocks(a),
+      PlanSsd(context, a, false, plain ? plain::SsdWalkBlocks(a) : tensor::SsdWalkBlocks(a),
               plain ? plain::SsdWalksResident(context, a) : tensor::SsdWalksResident(context, a),
-              a.chunk_states == nullptr ? &singles : nullptr);
+              !plain, a.chunk_states == nullptr ? &singles : nullptr);
   if (!singles.empty()) RunSingleRows(context, a, singles);
   if (plan.segment_count == 0) return;
 
@@ -339,6 +413,10 @@ void Ssd(const SsdArguments& a) {
   }
   RunSsdWalk(context, a, plan,
              {.segments = plan.segments,
+              .pieces = nullptr,
+              .first_pieces = nullptr,
+              .handed = nullptr,
+              .ready = nullptr,
               .heads = a.heads,
               .head_dim = a.head_dim,
               .groups = a.groups,

@@ -11,7 +11,10 @@
 // heads of a group share. Then the walks: a block owns some heads' states and goes from chunk to
 // chunk. Where there are too few sequences and heads for that to fill the device, sequences are cut
 // into segments: one walk finds what each adds to a state of zero, these are combined into the
-// segments' first states, and a second walk starts from them.
+// segments' first states, and a second walk starts from them. Where there are enough, but not so
+// many that blocks which end early find others to do, every block takes an equal share of all
+// walks' chunks, laid end to end. A walk that such a share cuts is handed on: its block does the
+// beginning before all else, leaves the state, and the next block goes on from it after all else.
 #pragma once
 
 #include <algorithm>
@@ -39,8 +42,8 @@ struct SsdSegment {
   int64_t rows;
   int64_t chunk;  // the first one's number
   int32_t sequence;
-  bool first;  // of its sequence
-  bool last;
+  int16_t first;  // whether it is its sequence's first, or last
+  int16_t last;
 };
 
 // A row of a chunk and a head; rows past the chunk's end have no step and the last row's sum.
@@ -63,10 +66,23 @@ inline constexpr int64_t kSsdProducts = kSsdHalfBlocks * 128;
 __device__ constexpr int SsdBlockRow(int b) { return b >= 6 ? 3 : b >= 3 ? 2 : b >= 1 ? 1 : 0; }
 __device__ constexpr int SsdFirstBlock(int row) { return row * (row + 1) / 2; }
 
+// A part of one block's walk, in a block's share.
+struct SsdPiece {
+  SsdSegment segment;
+  int64_t block;  // of its sequence's
+  int32_t from;   // number of the state to go on from, or -1
+  int32_t to;     // number of the state to leave, or -1
+};
+
 // A walk's arguments: state after state. Its names are the forward's; in reverse it is that of the
 // states' gradient.
 struct SsdWalk {
   const SsdSegment* segments;
+  // In equal shares: block i's pieces are [first_pieces[i], first_pieces[i + 1]). Otherwise null.
+  const SsdPiece* pieces;
+  const int32_t* first_pieces;
+  float* handed;  // states that are handed on, as registers lie
+  int* ready;     // whether a state is there
   int64_t heads, head_dim, groups, states;
   bool reverse;
   Rows values;      // x, or dy: [rows, H·P]
@@ -85,8 +101,8 @@ struct SsdWalk {
   void* activation_states;  // the same in the activation dtype, or null
 
   // Whether the walk begins, or ends, its sequence with this segment.
-  __device__ bool Begins(const SsdSegment& s) const { return reverse ? s.last : s.first; }
-  __device__ bool Ends(const SsdSegment& s) const { return reverse ? s.first : s.last; }
+  __device__ bool Begins(const SsdSegment& s) const { return (reverse ? s.last : s.first) != 0; }
+  __device__ bool Ends(const SsdSegment& s) const { return (reverse ? s.first : s.last) != 0; }
 };
 
 // The tables of a call.
@@ -97,6 +113,10 @@ struct SsdPlan {
   int64_t segment_count;
   const int64_t* first_segments;  // each sequence's, and the number of all; only of two passes
   bool one_pass;                  // no sequence is cut
+  const SsdPiece* pieces;         // of equal shares, or null
+  const int32_t* first_pieces;
+  int64_t shares;
+  int64_t blocks;  // of a sequence
 };
 
 template <class V>
@@ -110,8 +130,9 @@ void CheckSsdStates(const SsdArguments& a);
 
 // Of the walks of one call: `blocks` of them for a segment, `resident` at a time on the device.
 // Sequences of one row are left out where `singles` is given, and their numbers put there.
-SsdPlan PlanSsd(Context& context, const SsdArguments& a, int64_t blocks, int64_t resident,
-                std::vector<int64_t>* singles);
+// `shares`: walks may be cut into equal shares.
+SsdPlan PlanSsd(Context& context, const SsdArguments& a, bool reverse, int64_t blocks,
+                int64_t resident, bool shares, std::vector<int64_t>* singles);
 
 // Every row's step.
 void RunSsdSteps(Context& context, const SsdArguments& a, const SsdPlan& plan, SsdStep* steps);
@@ -125,14 +146,14 @@ int64_t SsdWalkBlocks(const SsdArguments& a);
 int64_t SsdWalksResident(const Context& context, const SsdArguments& a);
 void LaunchSsdProducts(Context& context, const SsdArguments& a, const SsdPlan& plan,
                        float* products);
-void LaunchSsdWalk(Context& context, const SsdWalk& walk, int64_t segments, bool output);
+void LaunchSsdWalk(Context& context, const SsdPlan& plan, const SsdWalk& walk, bool output);
 }  // namespace tensor
 namespace plain {
 int64_t SsdWalkBlocks(const SsdArguments& a);
 int64_t SsdWalksResident(const Context& context, const SsdArguments& a);
 void LaunchSsdProducts(Context& context, const SsdArguments& a, const SsdPlan& plan,
                        float* products);
-void LaunchSsdWalk(Context& context, const SsdWalk& walk, int64_t segments, bool output);
+void LaunchSsdWalk(Context& context, const SsdPlan& plan, const SsdWalk& walk, bool output);
 }  // namespace plain
 
 }  // namespace adder::cuda

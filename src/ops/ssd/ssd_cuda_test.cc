@@ -179,8 +179,10 @@ void ExpectAsOnCpu(Random& random, const Case& c, const SequenceLayout& layout) 
   const SsdGradients cuda_g = backward();
   const SsdGradients again = backward();
   for (const auto& [name, member] : AllGradients()) {
-    // Sums of many terms: their order differs.
-    EXPECT_TRUE(Near(OnCpu(cuda_g.*member), g.*member, 2e-5 + Tolerance(c.activation)))
+    // Sums of many terms: their order differs. What 16 bits round of a head's thousands of terms is
+    // compared with the largest of a few sums, of which little may be left.
+    const double terms = name == "A" && c.activation != DType::kF32 ? 8 : 1;
+    EXPECT_TRUE(Near(OnCpu(cuda_g.*member), g.*member, 2e-5 + terms * Tolerance(c.activation)))
         << "gradient of " << name;
     EXPECT_TRUE(SameBits(OnCpu(again.*member), OnCpu(cuda_g.*member))) << name << " again";
   }
@@ -260,6 +262,19 @@ TEST_F(SsdCudaTest, MatchesTheCpuOnLongSequences) {
     const Case c = {.heads = 2, .head_dim = 24, .states = 40, .activation = dtype};
     ExpectAsOnCpu(random, c, SequenceLayout::Single(20000));
     ExpectAsOnCpu(random, c, SequenceLayout({0, 7, 9001, 9001, 9002, 20011}));
+  }
+}
+
+// Neither so few heads and sequences that these are cut into segments, nor so many that blocks
+// which end early find others to do: on 132 multiprocessors, walks are cut into equal shares.
+TEST_F(SsdCudaTest, MatchesTheCpuInEqualShares) {
+  Random random(9);
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    ExpectAsOnCpu(random, {.heads = 80, .head_dim = 12, .states = 8, .activation = dtype},
+                  SequenceLayout({0, 200, 450, 450, 700, 880, 1070, 1260, 1261, 1510, 1760}));
+    ExpectAsOnCpu(random,
+                  {.heads = 90, .head_dim = 5, .groups = 2, .states = 9, .activation = dtype},
+                  SequenceLayout::Uniform(6, 129));
   }
 }
 

@@ -216,13 +216,13 @@ void LaunchSsdProducts(Context& context, const SsdArguments& a, const SsdPlan& p
   CheckLaunch("ssd's products");
 }
 
-void LaunchSsdWalk(Context& context, const SsdWalk& walk, int64_t segments, bool output) {
+void LaunchSsdWalk(Context& context, const SsdPlan& plan, const SsdWalk& walk, bool output) {
   const auto launch = [&](auto kernel, int width) {
     const int bytes = SharedFloats(width) * 4;
     Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "ssd's shared memory");
-    kernel<<<static_cast<unsigned>(segments * Blocks(walk.heads, walk.head_dim)), kThreads,
-             static_cast<size_t>(bytes), context.stream()>>>(walk, output);
+    kernel<<<static_cast<unsigned>(plan.segment_count * Blocks(walk.heads, walk.head_dim)),
+             kThreads, static_cast<size_t>(bytes), context.stream()>>>(walk, output);
     CheckLaunch("ssd's walk");
   };
   if (walk.states <= 64) return launch(WalkKernel<1>, 64);

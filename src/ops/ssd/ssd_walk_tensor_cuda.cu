@@ -37,9 +37,47 @@ struct Layout {
   static constexpr int kTotal = kOutput ? kFromStart + kSlots * kSsdRows * 4 : kWeights;
 };
 
+// States that blocks hand on, as they lie in registers.
+template <int kParts, int kTiles>
+__device__ void HandOn(const float (&h)[kParts][kTiles][4], float* states, int* ready) {
+  auto* to = reinterpret_cast<float4*>(states) + threadIdx.x;
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      to[(m * kTiles + j) * kThreads] = {h[m][j][0], h[m][j][1], h[m][j][2], h[m][j][3]};
+    }
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicExch(ready, 1);
+}
+template <int kParts, int kTiles>
+__device__ void GoOn(const float* states, int* ready, float (&h)[kParts][kTiles][4]) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(ready, 0) == 0) __nanosleep(64);
+    __threadfence();
+  }
+  __syncthreads();
+  const auto* from = reinterpret_cast<const float4*>(states) + threadIdx.x;
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      const float4 four = __ldcg(from + (m * kTiles + j) * kThreads);
+      h[m][j][0] = four.x;
+      h[m][j][1] = four.y;
+      h[m][j][2] = four.z;
+      h[m][j][3] = four.w;
+    }
+  }
+}
+
+// Chunks of one of the walks of a sequence, or of a segment of it. `piece` is in shared memory, so
+// that it takes no registers while it is not looked at.
 template <class T, int kN, int kParts, bool kOutput>
-__global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
-    WalkKernel(const __grid_constant__ SsdWalk w, const __grid_constant__ Pieces pieces) {
+__device__ __forceinline__ void Walk(const SsdWalk& w, const Pieces& pieces, const SsdPiece& piece,
+                                     int segment_index) {
   using At = Layout<kN, kParts, kOutput>;
   constexpr int kSlots = At::kSlots;
   constexpr int kTiles = kN / 8;  // of 8 states
@@ -49,18 +87,17 @@ __global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
   const int g = lane / 4;
   const int q = lane % 4;
 
-  // The block's segment, group and slots. A slot past the group's last repeats it and writes
+  const SsdSegment& segment = piece.segment;
+  // The walk's group and slots. A slot past the group's last repeats it and writes
   // nothing.
   const auto groups = static_cast<int>(w.groups);
   const int group_heads = static_cast<int>(w.heads) / groups;
   const int head_slots = (static_cast<int>(w.head_dim) + kSlotChannels - 1) / kSlotChannels;
   const int group_slots = group_heads * head_slots;
   const int group_blocks = (group_slots + kSlots - 1) / kSlots;
-  const int segment_index = static_cast<int>(blockIdx.x) / (groups * group_blocks);
-  const int block = static_cast<int>(blockIdx.x) % (groups * group_blocks);
+  const auto block = static_cast<int>(piece.block);
   const int group = block / group_blocks;
   const int first_slot = block % group_blocks * kSlots;
-  const SsdSegment segment = w.segments[segment_index];
   const auto head_of = [&](int slot) {
     return group * group_heads + min(first_slot + slot, group_slots - 1) / head_slots;
   };
@@ -113,7 +150,10 @@ __global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
       for (int i = 0; i < 4; ++i) h[m][j][i] = 0;
     }
   }
-  if (w.first != nullptr && (w.first_of_segments || w.Begins(segment))) {
+  constexpr int64_t kHandedOn = static_cast<int64_t>(kParts) * kTiles * 4 * kThreads;
+  if (piece.from >= 0) {
+    GoOn(w.handed + piece.from * kHandedOn, w.ready + piece.from, h);
+  } else if (w.first != nullptr && (w.first_of_segments || w.Begins(segment))) {
     const int64_t index = w.first_of_segments ? segment_index : segment.sequence;
     const float* from = w.first + index * w.heads * state_size + state_offset;
     for_each_pair([&](int offset, int count, float& first, float& second) {
@@ -397,6 +437,7 @@ __global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
     if (kOutput && i + 1 < chunks) make_weights(next);
   }
 
+  if (piece.to >= 0) return HandOn(h, w.handed + piece.to * kHandedOn, w.ready + piece.to);
   if (!active) return;
   if (w.last != nullptr && (w.last_of_segments || w.Ends(segment))) {
     const int64_t index = w.last_of_segments ? segment_index : segment.sequence;
@@ -404,6 +445,30 @@ __global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
   }
   if (w.totals != nullptr && channel == 0 && lane == 0) {
     w.totals[segment_index * w.heads + head] = total;
+  }
+}
+
+// `blocks`: of a segment.
+template <class T, int kN, int kParts, bool kOutput>
+__global__ void __launch_bounds__(kThreads, kN == 256 ? 1 : 2)
+    WalkKernel(const __grid_constant__ SsdWalk w, const __grid_constant__ Pieces pieces,
+               int blocks) {
+  const auto index = static_cast<int>(blockIdx.x);
+  const bool shares = w.pieces != nullptr;
+  const int end = shares ? w.first_pieces[index + 1] : 1;
+  __shared__ SsdPiece piece;
+#pragma unroll 1
+  for (int i = shares ? w.first_pieces[index] : 0; i < end; ++i) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      if (shares) {
+        piece = w.pieces[i];
+      } else {
+        piece = {w.segments[index / blocks], index % blocks, -1, -1};
+      }
+    }
+    __syncthreads();
+    Walk<T, kN, kParts, kOutput>(w, pieces, piece, index / blocks);
   }
 }
 
@@ -498,7 +563,7 @@ void LaunchSsdProducts(Context& context, const SsdArguments& a, const SsdPlan& p
   CheckLaunch("ssd's products");
 }
 
-void LaunchSsdWalk(Context& context, const SsdWalk& walk, int64_t segments, bool output) {
+void LaunchSsdWalk(Context& context, const SsdPlan& plan, const SsdWalk& walk, bool output) {
   const Pieces pieces = {.values = ByPieces(walk.values, walk.head_dim),
                          .projection = ByPieces(walk.projection, walk.states),
                          .readout = ByPieces(walk.readout, walk.states),
@@ -506,14 +571,24 @@ void LaunchSsdWalk(Context& context, const SsdWalk& walk, int64_t segments, bool
   VisitHalf(walk.values.dtype, [&](auto type) {
     using T = decltype(type);
     VisitStates(walk.states, [&]<int kN, int kParts>() {
+      const bool shares = plan.pieces != nullptr;
+      const Scratch handed(context, shares ? plan.shares * kParts * kN * kThreads / 2 * 4 : 0);
+      const Scratch ready(context, shares ? plan.shares * 4 : 0);
+      SsdWalk w = walk;
+      if (shares) {
+        w.pieces = plan.pieces;
+        w.first_pieces = plan.first_pieces;
+        w.handed = handed.data<float>();
+        w.ready = ready.data<int>();
+        Check(cudaMemsetAsync(w.ready, 0, static_cast<size_t>(plan.shares) * 4, context.stream()),
+              "ssd's shares");
+      }
       const auto launch = [&](auto kernel, int bytes) {
         Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "ssd's shared memory");
-        const int64_t slots =
-            walk.heads / walk.groups * ((walk.head_dim + kSlotChannels - 1) / kSlotChannels);
-        const int64_t blocks = walk.groups * ((slots + kParts - 1) / kParts);
-        kernel<<<static_cast<unsigned>(segments * blocks), kThreads, static_cast<size_t>(bytes),
-                 context.stream()>>>(walk, pieces);
+        const int64_t grid = shares ? plan.shares : plan.segment_count * plan.blocks;
+        kernel<<<static_cast<unsigned>(grid), kThreads, static_cast<size_t>(bytes),
+                 context.stream()>>>(w, pieces, static_cast<int>(plan.blocks));
       };
       if (output) {
         launch(WalkKernel<T, kN, kParts, true>, Layout<kN, kParts, true>::kTotal);
