@@ -253,15 +253,36 @@ __device__ __forceinline__ void Walk(const SsdWalk& w, const Pieces& pieces, con
     if (active && w.activation_states != nullptr) {
       T* to = static_cast<T*>(w.activation_states) + (segment.chunk + c) * w.heads * state_size +
               state_offset;
-      for_each_pair([&](int offset, int count, float first, float second) {
-        const uint32_t both = PackLimited<T>(first, second);
-        if (pairs) {
-          *reinterpret_cast<uint32_t*>(to + offset) = both;
-        } else {
-          to[offset] = FromFloat<T>(first);
-          if (count > 1) to[offset + 1] = FromFloat<T>(second);
+      // Of two neighbouring fragments, lanes exchange halves to have four states together.
+      const bool fours = N % 4 == 0;
+#pragma unroll
+      for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int p = 16 * m + 8 * half + g;
+#pragma unroll
+          for (int j = 0; j < kTiles; j += 2) {
+            const auto own = [&](int k) {
+              return PackLimited<T>(h[m][j + k][2 * half], h[m][j + k][2 * half + 1]);
+            };
+            const uint32_t even = own(0);
+            const uint32_t odd = own(1);
+            const uint32_t got = __shfl_xor_sync(0xffffffffu, q % 2 == 0 ? odd : even, 1);
+            const uint2 four = q % 2 == 0 ? uint2{even, got} : uint2{got, odd};
+            const int n = 8 * (j + q % 2) + q / 2 * 4;
+            if (channel + p >= P || n >= N) continue;
+            if (fours) {
+              *reinterpret_cast<uint2*>(to + p * N + n) = four;
+            } else {
+              for (int i = 0; i < min(N - n, 4); ++i) {
+                const uint32_t word = i < 2 ? four.x : four.y;
+                const auto bits = static_cast<uint16_t>(word >> (i % 2 * 16));
+                to[p * N + n + i] = *reinterpret_cast<const T*>(&bits);
+              }
+            }
+          }
         }
-      });
+      }
     }
 
     char* values = stage + At::kValues + own_slot * Tile<kSlotChannels>::kBytes;
@@ -543,7 +564,17 @@ int64_t SsdWalkBlocks(const SsdArguments& a) {
   return blocks;
 }
 int64_t SsdWalksResident(const Context& context, const SsdArguments& a) {
-  return context.multiprocessors() * (a.states > 128 ? 1 : 2);
+  int available = 0;
+  Check(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                               context.device()),
+        "device attributes");
+  int64_t resident = 1;
+  VisitStates(a.states, [&]<int kN, int kParts>() {
+    constexpr int kReserved = 1024;  // of a block, by CUDA
+    const int needed = Layout<kN, kParts, true>::kTotal + kReserved;
+    resident = std::clamp(available / needed, 1, kN == 256 ? 1 : 2);  // as registers allow
+  });
+  return context.multiprocessors() * resident;
 }
 
 void LaunchSsdProducts(Context& context, const SsdArguments& a, const SsdPlan& plan,
