@@ -5,13 +5,13 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 #include <string>
 
 #include "adder/core/error.h"
+#include "adder/ops/most_likely/most_likely.h"
 
 namespace adder {
 namespace {
@@ -39,46 +39,6 @@ void CheckLogits(std::span<const float> logits) {
                                                  "is no token to draw",
                                                  logits.size()));
   }
-}
-
-// Greedy without a penalty, which batches of generations draw by: one pass over the logits, several
-// at a time.
-int32_t MostLikely(std::span<const float> logits) {
-  constexpr size_t kLanes = 16;
-  constexpr size_t kBlock = 16 * kLanes;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  float best = -kInfinity;
-  size_t best_block = logits.size();
-  bool valid = true;
-  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-    const std::span<const float> block =
-        logits.subspan(begin, std::min(kBlock, logits.size() - begin));
-    std::array<float, kLanes> most;
-    most.fill(-kInfinity);
-    std::array<int32_t, kLanes> invalid = {};
-    size_t i = 0;
-    for (; i + kLanes <= block.size(); i += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        const float logit = block[i + lane];
-        most[lane] = logit > most[lane] ? logit : most[lane];
-        invalid[lane] |= logit < kInfinity ? 0 : 1;  // NaN, too
-      }
-    }
-    for (size_t lane = 0; i < block.size(); ++i, ++lane) {
-      most[lane] = std::max(most[lane], block[i]);
-      invalid[lane] |= block[i] < kInfinity ? 0 : 1;
-    }
-    const float most_of_block = *std::max_element(most.begin(), most.end());
-    if (most_of_block > best) {
-      best = most_of_block;
-      best_block = begin;
-    }
-    valid = valid && std::ranges::all_of(invalid, [](int32_t flag) { return flag == 0; });
-  }
-  if (!valid || best_block == logits.size()) CheckLogits(logits);  // throws
-  return static_cast<int32_t>(
-      std::find(logits.begin() + static_cast<std::ptrdiff_t>(best_block), logits.end(), best) -
-      logits.begin());
 }
 
 Scores Penalised(std::span<const float> logits, const SamplingOptions& options,
@@ -147,7 +107,9 @@ std::vector<Candidate> SamplingDistribution(std::span<const float> logits,
                                             std::span<const int32_t> recent) {
   CheckSamplingOptions(options);
   if (options.temperature == 0.0 && options.repetition_penalty == 1.0) {
-    return {{MostLikely(logits), 1.0}};
+    const int32_t token = MostLikely(logits);
+    if (token < 0) CheckLogits(logits);  // throws
+    return {{token, 1.0}};
   }
   CheckLogits(logits);
   Scores scores = Penalised(logits, options, recent);

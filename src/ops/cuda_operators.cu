@@ -24,6 +24,7 @@ void SetZero(const FloatSpansArguments& a);
 void AddTo(const AddToArguments& a);
 void AddProduct(const AddProductArguments& a);
 void NegativeExp(const NegativeExpArguments& a);
+void MostLikely(const MostLikelyArguments& a);
 void CopyRowSpans(const CopyRowSpansArguments& a);
 void Attention(const AttentionProblem& p);
 void AttentionBackward(const AttentionBackwardProblem& problem);
@@ -57,6 +58,7 @@ const CudaOperators kCudaOperators = {
     .add_to = cuda::AddTo,
     .add_product = cuda::AddProduct,
     .negative_exp = cuda::NegativeExp,
+    .most_likely = cuda::MostLikely,
     .copy_row_spans = cuda::CopyRowSpans,
     .attention = cuda::Attention,
     .attention_backward = cuda::AttentionBackward,

@@ -13,6 +13,7 @@
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
 #include "adder/ops/layer_norm/layer_norm_cuda.h"
 #include "adder/ops/linear/linear_cuda.h"
+#include "adder/ops/most_likely/most_likely_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
 #include "adder/ops/rotary/rotary_cuda.h"
 #include "adder/ops/selective_scan/selective_scan_cuda.h"
@@ -42,6 +43,7 @@ struct CudaOperators {
   void (*add_to)(const cuda::AddToArguments&);
   void (*add_product)(const cuda::AddProductArguments&);
   void (*negative_exp)(const cuda::NegativeExpArguments&);
+  void (*most_likely)(const cuda::MostLikelyArguments&);
   void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
   void (*attention)(const cuda::AttentionProblem&);
   void (*attention_backward)(const cuda::AttentionBackwardProblem&);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "adder/backend/cuda/caching_memory.h"
 #include "adder/backend/cuda/runtime.cuh"
@@ -25,6 +26,16 @@ int64_t SizeClass(int64_t bytes) {
   const int64_t step = std::max(
       kSmallestBlock, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes))) / 8);
   return (bytes + step - 1) / step * step;
+}
+
+// One of the blocks of that size, no longer among them; null where there is none.
+std::byte* Take(CachingMemory::Blocks& blocks, int64_t size) {
+  const auto found = blocks.find(size);
+  if (found == blocks.end()) return nullptr;
+  std::byte* block = found->second.back();
+  found->second.pop_back();
+  if (found->second.empty()) blocks.erase(found);
+  return block;
 }
 
 // A strided window, for kernels.
@@ -156,11 +167,9 @@ std::byte* CachingMemory::Allocate(int64_t bytes) {
   }
   const int64_t size = SizeClass(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::byte* block = nullptr;
-  if (const auto found = free_.find(size); found != free_.end()) {
-    block = found->second.back();
-    found->second.pop_back();
-    if (found->second.empty()) free_.erase(found);
+  if (std::byte* recorded = Take(recorded_, size)) return recorded;
+  std::byte* block = Take(free_, size);
+  if (block != nullptr) {
     use_.cached -= size;
   } else {
     void* data = nullptr;
@@ -188,9 +197,42 @@ std::byte* CachingMemory::Allocate(int64_t bytes) {
 void CachingMemory::Free(std::byte* data, int64_t bytes) noexcept {
   const int64_t size = SizeClass(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (recording_) {
+    recorded_[size].push_back(data);
+    return;
+  }
   free_[size].push_back(data);
   use_.in_use -= size;
   use_.cached += size;
+}
+
+void CachingMemory::BeginRecording() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  recording_ = true;
+}
+
+CachingMemory::Blocks CachingMemory::EndRecording() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  recording_ = false;
+  return std::exchange(recorded_, {});
+}
+
+void CachingMemory::GiveBack(const Blocks& blocks) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [size, list] : blocks) {
+    auto& free = free_[size];
+    free.insert(free.end(), list.begin(), list.end());
+    const int64_t bytes = size * static_cast<int64_t>(list.size());
+    use_.in_use -= bytes;
+    use_.cached += bytes;
+  }
+}
+
+void CachingMemory::RequireNotRecording() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (recording_) {
+    throw Error(ErrorCode::kUnsupported, "CUDA: a copy between host and device cannot be recorded");
+  }
 }
 
 // cudaFree waits until the device has done what uses the block.
@@ -229,6 +271,7 @@ CachingMemory::Stage& CachingMemory::NextStage() {
 }
 
 void CachingMemory::CopyFromHost(void* to, const void* from, int64_t bytes) {
+  RequireNotRecording();
   MakeCurrent();
   const std::lock_guard<std::mutex> lock(staging_mutex_);
   for (int64_t begin = 0; begin < bytes; begin += kStageBytes) {
@@ -243,6 +286,7 @@ void CachingMemory::CopyFromHost(void* to, const void* from, int64_t bytes) {
 }
 
 void CachingMemory::CopyToHost(void* to, const void* from, int64_t bytes) {
+  RequireNotRecording();
   MakeCurrent();
   const std::lock_guard<std::mutex> lock(staging_mutex_);
   Stage* filled = nullptr;  // by the device, of the piece before

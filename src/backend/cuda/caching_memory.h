@@ -27,6 +27,14 @@ class CachingMemory final : public DeviceMemory {
   void Copy(const Shape& shape, const DeviceWindow& from, const DeviceWindow& to) override;
   void SetZero(const Shape& shape, const DeviceWindow& to) override;
 
+  // Between the two, blocks that are freed serve allocations made between the two, and nobody else:
+  // recorded work uses them again whenever it is repeated. They belong to the caller then, until
+  // they are given back. Copies from and to the host are errors meanwhile.
+  using Blocks = std::map<int64_t, std::vector<std::byte*>>;  // by size; no entry is empty
+  void BeginRecording();
+  Blocks EndRecording();
+  void GiveBack(const Blocks& blocks) noexcept;
+
   MemoryUse use();
   void ReleaseCached();
 
@@ -40,13 +48,16 @@ class CachingMemory final : public DeviceMemory {
 
   void MakeCurrent() const;
   void ReleaseLocked() noexcept;
+  void RequireNotRecording();
   Stage& NextStage();
 
   int device_;
   cudaStream_t stream_;
   Faults& faults_;
   std::mutex mutex_;
-  std::map<int64_t, std::vector<std::byte*>> free_;  // by size; no entry is empty
+  Blocks free_;
+  bool recording_ = false;
+  Blocks recorded_;  // freed while recording; they count as in use
   MemoryUse use_;
   std::mutex staging_mutex_;
   Stage stages_[2];

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,19 @@ struct Versions {
   int runtime = 0;
 };
 
+// Work of a device that was recorded, to be asked for again and again at the cost of one call.
+class Graph {
+ public:
+  Graph() = default;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  // Waits until the device has done it.
+  virtual ~Graph() = default;
+
+  // Asks the device for the work once more, on what its tensors hold then.
+  virtual void Launch() const = 0;
+};
+
 // What the module implements. Every function throws adder::Error.
 class Module {
  public:
@@ -60,6 +74,13 @@ class Module {
   virtual void Synchronize(int device) const = 0;
   // Seconds that the device takes for what `work` asks of it, by the device's own clock.
   virtual double SecondsOf(int device, const std::function<void()>& work) const = 0;
+  // Records what `work` asks of the device, which does nothing of it yet. The same work must have
+  // been done once just before, so that all that is made when first needed is there. Every launch
+  // uses the memory that the recorded work used: tensors made before or within `work` that are read
+  // or written outside of it must outlive the graph; what was freed within it stays the graph's.
+  // `work` must not copy from or to the host, nor wait for the device, and nobody else may ask
+  // anything of the device meanwhile.
+  virtual std::unique_ptr<Graph> Record(int device, const std::function<void()>& work) const = 0;
   // The device's work queue, a cudaStream_t.
   virtual void* Stream(int device) const = 0;
   virtual const CudaOperators& operators() const = 0;

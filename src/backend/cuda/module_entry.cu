@@ -2,6 +2,7 @@
 #include <string>
 
 #include "adder/backend/cuda/caching_memory.h"
+#include "adder/backend/cuda/graph.cuh"
 #include "adder/backend/cuda/module.h"
 #include "adder/backend/cuda/runtime.cuh"
 #include "adder/core/error.h"
@@ -76,6 +77,9 @@ class CudaModule final : public Module {
     cudaEventDestroy(begin);
     cudaEventDestroy(end);
     return milliseconds * 1e-3;
+  }
+  std::unique_ptr<Graph> Record(int device, const std::function<void()>& work) const override {
+    return RecordGraph(ContextOf(device), work);
   }
   void* Stream(int device) const override { return ContextOf(device).stream(); }
   const CudaOperators& operators() const override { return kCudaOperators; }

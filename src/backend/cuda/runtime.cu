@@ -5,6 +5,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "adder/backend/cuda/caching_memory.h"
 #include "adder/backend/cuda/runtime.cuh"
@@ -30,6 +31,7 @@ struct Context::KeptTable {
   std::vector<std::byte> bytes;
   std::byte* data = nullptr;
   uint64_t used = 0;
+  int holders = 0;
 };
 
 Context::Context(int device) : device_(device) {
@@ -44,14 +46,23 @@ const void* Context::Table(const void* data, int64_t bytes) {
   const std::lock_guard<std::mutex> lock(tables_mutex_);
   ++uses_;
   KeptTable* oldest = nullptr;
-  for (KeptTable& table : tables_) {
+  for (size_t i = 0; i < tables_.size(); ++i) {
+    KeptTable& table = tables_[i];
     if (table.bytes.size() == size && std::memcmp(table.bytes.data(), data, size) == 0) {
       table.used = uses_;
+      if (holding_) {
+        ++table.holders;
+        held_.push_back(i);
+      }
       return table.data;
     }
-    if (oldest == nullptr || table.used < oldest->used) oldest = &table;
+    if (table.holders == 0 && (oldest == nullptr || table.used < oldest->used)) oldest = &table;
   }
-  if (tables_.size() >= kMostTables) {
+  if (holding_) {
+    throw Error(ErrorCode::kUnsupported,
+                "CUDA: work that was not done just before cannot be recorded");
+  }
+  if (tables_.size() >= kMostTables && oldest != nullptr) {
     memory_->Free(oldest->data, static_cast<int64_t>(oldest->bytes.size()));
     oldest->bytes.clear();
   } else {
@@ -63,6 +74,22 @@ const void* Context::Table(const void* data, int64_t bytes) {
   oldest->used = uses_;
   memory_->CopyFromHost(oldest->data, data, bytes);
   return oldest->data;
+}
+
+void Context::BeginHoldingTables() {
+  const std::lock_guard<std::mutex> lock(tables_mutex_);
+  holding_ = true;
+}
+
+std::vector<size_t> Context::EndHoldingTables() {
+  const std::lock_guard<std::mutex> lock(tables_mutex_);
+  holding_ = false;
+  return std::move(held_);
+}
+
+void Context::ReleaseTables(const std::vector<size_t>& held) {
+  const std::lock_guard<std::mutex> lock(tables_mutex_);
+  for (const size_t i : held) --tables_[i].holders;
 }
 
 Context& ContextOf(int device) {

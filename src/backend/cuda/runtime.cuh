@@ -37,6 +37,12 @@ class Context {
   // another table.
   const void* Table(const void* data, int64_t bytes);
 
+  // Tables that are asked for between the two stay as they are until they are released. They must
+  // have been made before: what makes them is no work that can be recorded.
+  void BeginHoldingTables();
+  std::vector<size_t> EndHoldingTables();
+  void ReleaseTables(const std::vector<size_t>& held);
+
  private:
   struct KeptTable;
 
@@ -47,6 +53,8 @@ class Context {
   CachingMemory* memory_ = nullptr;
   std::mutex tables_mutex_;
   std::vector<KeptTable> tables_;
+  bool holding_ = false;
+  std::vector<size_t> held_;  // places in tables_
   uint64_t uses_ = 0;
 };
 

@@ -1,0 +1,91 @@
+// Steps that are alike are recorded at the second one in the same place, right after it was done.
+#include "adder/infer/decoder.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "adder/backend/cuda/module.h"
+#include "adder/core/error.h"
+#include "adder/core/sequence_layout.h"
+
+namespace adder {
+
+struct Decoder::Recording {
+  Place place;
+  Tensor tokens;  // on the device
+  Tensor logits;
+  std::unique_ptr<cuda::Graph> graph;
+};
+
+Decoder::Decoder(const LanguageModel& model) : model_(model) {}
+Decoder::~Decoder() = default;
+
+Decoder::Place Decoder::PlaceOf(const State& state) {
+  Place place;
+  place.reserve(state.entries().size());
+  for (const State::Entry& entry : state.entries()) place.push_back(entry.value.raw());
+  return place;
+}
+
+// Whatever else a forward finds wrong, it is left to find.
+bool Decoder::CanRecord(const Tensor& tokens, const State& state) const {
+  if (model_.device().type != DeviceType::kCuda || state.device() != model_.device()) return false;
+  const bool grows = std::any_of(state.entries().begin(), state.entries().end(),
+                                 [](const State::Entry& entry) { return entry.grows; });
+  if (grows || state.sequences() == 0 || state.fingerprint() != model_.fingerprint()) return false;
+  if (!tokens.defined() || tokens.device().type != DeviceType::kCpu ||
+      tokens.dtype() != DType::kI32 || tokens.shape() != Shape({state.sequences()})) {
+    return false;
+  }
+  const std::span<const int32_t> values(tokens.data<int32_t>(),
+                                        static_cast<size_t>(tokens.elements()));
+  return std::all_of(values.begin(), values.end(),
+                     [&](int32_t token) { return token >= 0 && token < model_.vocab_size(); });
+}
+
+Tensor Decoder::Step(const Tensor& tokens, State* state) {
+  const bool can_record = CanRecord(tokens, *state);
+  if (can_record && recording_ && recording_->tokens.shape() == tokens.shape() &&
+      recording_->place == PlaceOf(*state)) {
+    recording_->tokens.CopyFrom(tokens);
+    recording_->graph->Launch();
+    for (int64_t& position : state->mutable_positions()) ++position;
+    return recording_->logits;
+  }
+  const Tensor hidden =
+      model_.Forward(tokens, SequenceLayout::Uniform(tokens.elements(), 1), state);
+  const Tensor logits = model_.Logits(hidden);
+  const Place place = can_record ? PlaceOf(*state) : Place();
+  if (can_record && place == last_) Record(*state);
+  last_ = place;
+  return logits;
+}
+
+void Decoder::Record(const State& state) {
+  recording_.reset();
+  auto recording = std::make_unique<Recording>();
+  recording->place = PlaceOf(state);
+  const Device device = model_.device();
+  recording->tokens = Tensor::Zeros({state.sequences()}, DType::kI32, device);
+  // The state itself must not notice: nothing is done yet.
+  Memory memory;
+  for (const State::Entry& entry : state.entries()) memory.entries.emplace_back(entry.value);
+  memory.positions.assign(state.positions().begin(), state.positions().end());
+  const SequenceLayout layout = SequenceLayout::Uniform(state.sequences(), 1);
+  recording->graph = cuda::GetModule().Record(device.index, [&] {
+    const Variable hidden = model_.Hidden(nullptr, recording->tokens, layout, &memory);
+    recording->logits = model_.Logits(hidden.value());
+  });
+  for (size_t i = 0; i < memory.entries.size(); ++i) {
+    if (memory.entries[i].value().raw() == recording->place[i]) continue;
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("a step of the model does not overwrite its memory {}",
+                            state.entries()[i].name));
+  }
+  recording_ = std::move(recording);
+}
+
+}  // namespace adder

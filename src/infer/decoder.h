@@ -1,0 +1,44 @@
+// What generation does over and over: one more row of every sequence, and the logits after it. On a
+// CUDA device the work is recorded once and then asked for as a whole, where the model's memory has
+// a fixed size, so that every step is the same work in the same place.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "adder/core/state.h"
+#include "adder/core/tensor.h"
+#include "adder/models/language_model.h"
+
+namespace adder {
+
+class Decoder {
+ public:
+  // The model must outlive the decoder and stay as it is and where it is.
+  explicit Decoder(const LanguageModel& model);
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  // Reads a token of each of the state's sequences, i32 [sequences] in host memory, as
+  // LanguageModel::Forward does, and throws as that does. Returns the logits that follow, f32
+  // [sequences, vocab] on the model's device; the next step may overwrite them.
+  Tensor Step(const Tensor& tokens, State* state);
+
+ private:
+  // A step on one place of the memory, recorded.
+  struct Recording;
+  // Where a state's entries lie.
+  using Place = std::vector<const void*>;
+  static Place PlaceOf(const State& state);
+
+  bool CanRecord(const Tensor& tokens, const State& state) const;
+  void Record(const State& state);
+
+  const LanguageModel& model_;
+  Place last_;  // of the step before
+  std::unique_ptr<Recording> recording_;
+};
+
+}  // namespace adder
