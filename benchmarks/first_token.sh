@@ -2,11 +2,13 @@
 # How long the first token takes from a cold start: wall time of `adder generate` with one token,
 # process start, loading of a model of the 130m size and all, the files being in the page cache.
 # Prints the median and the extremes of 10 runs. Makes the model once, under build/.
-# usage: benchmarks/first_token.sh [ADDER]      ADDER: the program (default: build/adder)
+# usage: benchmarks/first_token.sh [ADDER [OPTION...]]
+#   ADDER: the program (default: build/adder); OPTION: of adder generate, as --device cpu
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 adder=${1:-build/adder}
+options=("${@:2}")
 runs=10
 target=0.5
 folder=build/first-token
@@ -23,7 +25,7 @@ fi
 export LC_ALL=C
 once() {
   local begin=$EPOCHREALTIME
-  "$adder" generate --model "$model" --prompt x --max-tokens 1 > /dev/null
+  "$adder" generate --model "$model" --prompt x --max-tokens 1 "${options[@]}" > /dev/null
   awk -v begin="$begin" -v end="$EPOCHREALTIME" 'BEGIN {printf "%.4f\n", end - begin}'
 }
 once > /dev/null  # brings the files into the page cache

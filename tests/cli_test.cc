@@ -139,6 +139,32 @@ TEST_F(CliTest, HelpAndVersion) {
   EXPECT_THAT(Output({"--version"}), StartsWith("adder "));
 }
 
+// Programs run without the CUDA module here (see Program), as on a machine that has none.
+TEST_F(CliTest, DevicesAreListedAndChosenByName) {
+  const Finished devices = Run({"devices"});
+  EXPECT_EQ(devices.exit_code, 0);
+  EXPECT_THAT(devices.out, StartsWith("cpu "));
+  EXPECT_THAT(devices.out, HasSubstr("\nno cuda device: CUDA: libadder_cuda.so is not installed"));
+  EXPECT_EQ(std::count(devices.out.begin(), devices.out.end(), '\n'), 2) << devices.out;
+
+  MakeModel();
+  const auto generate = [](const std::string& device) {
+    return std::vector<std::string>{"generate", "--model",      "model", "--prompt",
+                                    "Once",     "--seed",       "1",     "--device",
+                                    device,     "--max-tokens", "8"};
+  };
+  const std::string text = Output(generate("cpu"));
+  EXPECT_EQ(Output(generate("auto")), text);
+  ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda"));
+  ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda:1"));
+  ExpectFailure(1, {"no device 'gpu'", "cpu, cuda, cuda:N or auto"}, generate("gpu"));
+  ExpectFailure(
+      1, {"libadder_cuda.so is not installed"},
+      {"logits", "--model", "model", "--tokens", "1", "--output", "l", "--device", "cuda"});
+  ExpectFailure(1, {"libadder_cuda.so is not installed"},
+                {"eval", "bpb", "--model", "model", "--device", "cuda", "model/config.json"});
+}
+
 TEST_F(CliTest, WrongCommandLinesAreUsageErrors) {
   ExpectFailure(2, {"command"}, {});
   ExpectFailure(2, {"fly"}, {"fly"});

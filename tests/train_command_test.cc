@@ -137,6 +137,11 @@ TEST_F(TrainCommandTest, ThreadsGivenToAResumedRunCount) {
   EXPECT_EQ(threads(), "threads = 2");
   ExpectOneLine(Train({"--resume", "run", "--threads", "2", "--set", "train.threads=1"}), 2,
                 "--threads and --set train.threads");
+  ExpectOneLine(Train({"--resume", "run", "--device", "cpu", "--set", "train.device=cpu"}), 2,
+                "--device and --set train.device");
+  ExpectOneLine(Train({"--resume", "run", "--device", "cuda"}), 1, "CUDA");
+  EXPECT_EQ(Train({"--resume", "run", "--device", "cpu", "--set", "train.steps=26"}).exit_code, 0);
+  EXPECT_THAT(test::Slurp(folder_ / "run/config.toml"), HasSubstr("\ndevice = \"cpu\"\n"));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "adder/core/device.h"
 #include "adder/formats/json.h"
 #include "adder/models/block_language_model.h"
 
@@ -24,6 +25,12 @@ void AddJsonOption(CLI::App& command, bool& json);
 void AddDTypeOption(CLI::App& command, std::string& dtype);
 void AddRepetitionsOption(CLI::App& command, int& repetitions);
 
+// What results were measured on: "device", its name where it is not the CPU, "threads".
+std::vector<JsonValue::Member> DeviceFields(Device device);
+// The most bytes of its memory that were in use at once since this was last asked; null for the
+// CPU.
+JsonValue PeakDeviceBytes(Device device);
+
 // What the matrix products of a model's forward cost for one row, a multiply-add being two.
 struct MatrixFlops {
   double blocks = 0;  // all projections, whatever the architecture calls them
@@ -31,8 +38,8 @@ struct MatrixFlops {
 };
 MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model);
 
-// Wall-clock seconds of one call.
-double SecondsOf(const std::function<void()>& work);
+// Wall-clock seconds of one call, and of what it asked of the device.
+double SecondsOf(const std::function<void()>& work, Device device = {});
 // values is not empty.
 double Median(std::vector<double> values);
 

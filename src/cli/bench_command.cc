@@ -5,6 +5,8 @@
 #include <chrono>
 #include <utility>
 
+#include "adder/backend/cpu/parallel.h"
+#include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/standard_output.h"
@@ -40,6 +42,24 @@ void AddRepetitionsOption(CLI::App& command, int& repetitions) {
       ->capture_default_str();
 }
 
+std::vector<JsonValue::Member> DeviceFields(Device device) {
+  std::vector<JsonValue::Member> fields = {{"device", ToString(device)}};
+  if (device.type == DeviceType::kCuda) {
+    for (const cuda::DeviceInfo& info : cuda::GetModule().Devices()) {
+      if (info.index == device.index) fields.push_back({"device_name", info.name});
+    }
+  }
+  fields.push_back({"threads", cpu::ThreadCount()});
+  return fields;
+}
+
+JsonValue PeakDeviceBytes(Device device) {
+  if (device.type != DeviceType::kCuda) return {};
+  const int64_t bytes = cuda::GetModule().Use(device.index).most_in_use;
+  cuda::GetModule().ReleaseCached(device.index);
+  return bytes;
+}
+
 MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model) {
   const ModelConfig& config = model.config();
   const ParameterNames names = ParameterNames::Of(config.architecture);
@@ -54,9 +74,11 @@ MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model) {
   return flops;
 }
 
-double SecondsOf(const std::function<void()>& work) {
+double SecondsOf(const std::function<void()>& work, Device device) {
+  Synchronize(device);
   const auto begin = std::chrono::steady_clock::now();
   work();
+  Synchronize(device);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 

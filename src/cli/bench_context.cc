@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "adder/backend/cpu/parallel.h"
+#include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
+#include "adder/cli/model_options.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/formats/file.h"
@@ -27,6 +29,7 @@ struct Options {
   std::vector<std::string> sizes = {"130m", "pythia-160m"};
   std::vector<int64_t> contexts = {2048, 8192, 32768, 131072};
   std::string dtype = "bf16";
+  std::string device = "auto";
   int64_t batch = 1;
   int64_t read = 512;
   int64_t generate = 32;
@@ -74,7 +77,8 @@ struct Measurement {
 Measurement Measure(const BlockLanguageModel& model, int64_t context, const Options& options) {
   const int64_t batch = options.batch;
   Random random(4);
-  State state = StateAfter(model, batch, context, std::max(options.read, options.generate));
+  State state = StateAfter(model, batch, context, std::max(options.read, options.generate))
+                    .To(model.device());
   Measurement result;
   result.state_bytes = state.bytes();
   const auto rewind = [&] {
@@ -93,15 +97,18 @@ Measurement Measure(const BlockLanguageModel& model, int64_t context, const Opti
     rewind();
     const Tensor prompt = RandomTokens(random, model, batch * options.read);
     const SequenceLayout prompts = SequenceLayout::Uniform(batch, options.read);
-    const double read_seconds = SecondsOf([&] { read_on(prompt, prompts); });
+    const double read_seconds = SecondsOf([&] { read_on(prompt, prompts); }, model.device());
     rewind();
     // The tokens' values make no difference to the time, only that each waits for the one before.
     const SequenceLayout rows = SequenceLayout::Uniform(batch, 1);
-    const double generate_seconds = SecondsOf([&] {
-      for (int64_t k = 0; k < options.generate; ++k) {
-        model.Logits(model.Forward(RandomTokens(random, model, batch), rows, &state));
-      }
-    });
+    const double generate_seconds = SecondsOf(
+        [&] {
+          for (int64_t k = 0; k < options.generate; ++k) {
+            model.Logits(model.Forward(RandomTokens(random, model, batch), rows, &state));
+            Synchronize(model.device());
+          }
+        },
+        model.device());
     if (i == 0) continue;
     read.push_back(static_cast<double>(batch * options.read) / read_seconds);
     generate.push_back(static_cast<double>(batch * options.generate) / generate_seconds);
@@ -125,13 +132,15 @@ void WritePlot(const std::string& path, const Options& options, const std::strin
 void Run(Options options) {
   std::sort(options.contexts.begin(), options.contexts.end());
   BenchTable table = {.columns = {"model", "context", "read_tokens_per_s", "generate_tokens_per_s",
-                                  "state_mib", "weights_mib"},
+                                  "state_mib", "weights_mib", "device"},
                       .rows = {}};
+  const Device device = ParseDevice(options.device);
   std::vector<LineChartSeries> speed;
   std::vector<LineChartSeries> memory;
   constexpr double kMib = 1 << 20;
   for (const std::string& size : options.sizes) {
     BlockLanguageModel model(ModelConfig::Published(size), ParseDType(options.dtype));
+    model.MoveTo(device);
     InitializeModel(model, /*seed=*/1);
     double weights = 0;
     for (const Parameter& p : std::as_const(model).parameters()) {
@@ -144,14 +153,16 @@ void Run(Options options) {
       const Measurement m = Measure(model, context, options);
       const auto state = static_cast<double>(m.state_bytes);
       table.rows.push_back({name, context, m.read_tokens_per_s, m.generate_tokens_per_s,
-                            state / kMib, weights / kMib});
+                            state / kMib, weights / kMib, ToString(device)});
       speed.back().points.push_back({static_cast<double>(context), m.generate_tokens_per_s});
       memory.back().points.push_back({static_cast<double>(context), state / kMib});
     }
   }
   PrintTable(table, options.json);
-  const std::string machine =
-      fmt::format("{}, batch {}, {} threads", options.dtype, options.batch, cpu::ThreadCount());
+  const std::string place = device.type == DeviceType::kCpu
+                                ? fmt::format("{} threads", cpu::ThreadCount())
+                                : ToString(device);
+  const std::string machine = fmt::format("{}, batch {}, {}", options.dtype, options.batch, place);
   WritePlot(options.speed_plot, options, "Generation by length of the context: " + machine,
             "tokens per second", std::move(speed));
   WritePlot(options.memory_plot, options, "Memory of a conversation: " + machine, "MiB",
@@ -177,6 +188,7 @@ void AddBenchContext(CLI::App& bench) {
       ->type_name("N,…")
       ->capture_default_str();
   AddDTypeOption(*command, options->dtype);
+  AddDeviceOption(*command, options->device);
   const auto add = [&](const char* name, int64_t& value, const char* help) {
     command->add_option(name, value, help)->check(positive)->type_name("N")->capture_default_str();
   };

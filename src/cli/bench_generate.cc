@@ -1,5 +1,5 @@
-// adder bench generate: how fast a model reads prompts and continues them, beside the time its
-// matrix products and its memory traffic alone must take on this machine.
+// adder bench generate: how fast a model reads prompts and continues them, on the CPU beside the
+// time its matrix products and its memory traffic alone must take on this machine.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,14 +12,17 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/roofs.h"
+#include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
+#include "adder/cli/model_options.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
-#include "adder/infer/sampler.h"
+#include "adder/infer/decoder.h"
 #include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
 #include "adder/models/gguf_checkpoint.h"
+#include "adder/ops/most_likely/most_likely.h"
 
 namespace adder {
 namespace {
@@ -31,6 +34,7 @@ struct Options {
   std::string model;
   std::string size;
   std::string dtype = "f32";
+  std::string device = "auto";
   std::string quantize;
   int64_t batch = 1;
   int64_t prompt_length = 512;
@@ -41,11 +45,13 @@ struct Options {
 
 std::unique_ptr<BlockLanguageModel> MakeModel(const Options& options) {
   const DType dtype = ParseDType(options.dtype);
+  const Device device = ParseDevice(options.device);
   std::unique_ptr<BlockLanguageModel> model;
   if (options.size.empty()) {
-    model = LoadModel(options.model, dtype);
+    model = LoadModel(options.model, dtype, device);
   } else {
     model = std::make_unique<BlockLanguageModel>(ModelConfig::Published(options.size), dtype);
+    model->MoveTo(device);
     InitializeModel(*model, /*seed=*/1);
   }
   if (!options.quantize.empty()) QuantizeModel(*model, ParseDType(options.quantize));
@@ -93,32 +99,26 @@ struct Measurement {
 // times.
 Measurement Generate(const BlockLanguageModel& model, const Tensor& prompts, int64_t gen_length) {
   const int64_t batch = prompts.dim(0);
-  Random random(1);
   State state = model.InitialState(batch);
   const Tensor tokens = Tensor::Empty({batch}, DType::kI32);
-  // hidden: `rows` rows of each sequence.
-  const auto choose = [&](const Tensor& hidden, int64_t rows) {
-    // The last row of each, one after the other.
-    const Tensor last = hidden.Reshape({batch, rows * hidden.dim(1)})
-                            .Columns((rows - 1) * hidden.dim(1), hidden.dim(1));
-    const Tensor logits = model.Logits(last);
-    for (int64_t i = 0; i < batch; ++i) {
-      const float* row = logits.data<float>() + i * logits.dim(1);
-      tokens.data<int32_t>()[i] =
-          SampleToken({row, static_cast<size_t>(logits.dim(1))}, {.temperature = 0}, {}, random);
-    }
-  };
-  const auto layout_of = [&](int64_t rows) {
-    return SequenceLayout::FromLengths(std::vector<int64_t>(static_cast<size_t>(batch), rows));
+  const Tensor chosen = Tensor::Empty({batch}, DType::kI32, model.device());
+  const auto choose = [&](const Tensor& logits) {
+    MostLikely(logits, chosen);
+    tokens.CopyFrom(chosen);
   };
   Measurement m;
   m.prefill_seconds = SecondsOf([&] {
     const int64_t length = prompts.dim(1);
-    choose(model.Forward(prompts.Reshape({batch * length}), layout_of(length), &state), length);
+    const Tensor hidden = model.Forward(prompts.Reshape({batch * length}),
+                                        SequenceLayout::Uniform(batch, length), &state);
+    // The last row of each, one after the other.
+    const int64_t width = hidden.dim(1);
+    choose(
+        model.Logits(hidden.Reshape({batch, length * width}).Columns((length - 1) * width, width)));
   });
+  Decoder decoder(model);
   m.decode_seconds = SecondsOf([&] {
-    const SequenceLayout step = layout_of(1);
-    for (int64_t i = 0; i < gen_length; ++i) choose(model.Forward(tokens, step, &state), 1);
+    for (int64_t i = 0; i < gen_length; ++i) choose(decoder.Step(tokens, &state));
   });
   return m;
 }
@@ -140,6 +140,8 @@ void Run(const Options& options) {
   const Work work = WorkOf(*model, options);
   const bool bf16 = model->compute_dtype() == DType::kBF16;
   const int threads = cpu::ThreadCount();
+  const Device device = model->device();
+  const bool on_cpu = device.type == DeviceType::kCpu;
 
   Generate(*model, prompts, 4);  // generates code, touches memory
   // Roofs and work in turns, because the machine's speed may change with its other tenants.
@@ -148,39 +150,51 @@ void Run(const Options& options) {
     const auto roof = [&](cpu::Roof f32, cpu::Roof otherwise) {
       return cpu::MeasureRoof(bf16 ? otherwise : f32, threads, kRoofSeconds);
     };
-    matmul.push_back(roof(cpu::Roof::kF32MatMul, cpu::Roof::kBF16MatMul));
-    fma.push_back(roof(cpu::Roof::kF32Fma, cpu::Roof::kBF16Dot));
-    read.push_back(roof(cpu::Roof::kRead, cpu::Roof::kRead));
+    if (on_cpu) {
+      matmul.push_back(roof(cpu::Roof::kF32MatMul, cpu::Roof::kBF16MatMul));
+      fma.push_back(roof(cpu::Roof::kF32Fma, cpu::Roof::kBF16Dot));
+      read.push_back(roof(cpu::Roof::kRead, cpu::Roof::kRead));
+    }
     const Measurement m = Generate(*model, prompts, options.gen_length);
     prefill.push_back(prompt_tokens / m.prefill_seconds);
     decode.push_back(batch * steps / m.decode_seconds);
   }
-  const double prefill_flops_a_token = work.prefill_flops / prompt_tokens;
-  const double gemm_roof = Median(matmul) / prefill_flops_a_token;
-  const double fma_roof = Median(fma) / prefill_flops_a_token;
-  const double memory_roof = batch * Median(read) / work.decode_bytes;
-  PrintFields({{"model", options.size.empty() ? options.model : options.size},
-               {"dtype", options.dtype},
-               {"weights", DTypeName(WeightDType(*model))},
-               {"threads", threads},
-               {"batch", options.batch},
-               {"prompt_length", options.prompt_length},
-               {"gen_length", options.gen_length},
-               {"repetitions", options.repetitions},
-               {"prefill_tokens_per_s", Median(prefill)},
-               {"decode_tokens_per_s", Median(decode)},
-               {"prefill_flop", work.prefill_flops},
-               {"matmul_flop_per_s", Median(matmul)},
-               {"fma_flop_per_s", Median(fma)},
-               {"prefill_gemm_roof_tokens_per_s", gemm_roof},
-               {"prefill_fma_roof_tokens_per_s", fma_roof},
-               {"prefill_share_of_gemm_roof", Median(prefill) / gemm_roof},
-               {"prefill_share_of_fma_roof", Median(prefill) / fma_roof},
-               {"decode_bytes_per_step", work.decode_bytes},
-               {"memory_read_bytes_per_s", Median(read)},
-               {"decode_memory_roof_tokens_per_s", memory_roof},
-               {"decode_share_of_memory_roof", Median(decode) / memory_roof}},
-              options.json);
+  std::vector<JsonValue::Member> fields = {
+      {"model", options.size.empty() ? options.model : options.size},
+      {"dtype", options.dtype},
+      {"weights", DTypeName(WeightDType(*model))}};
+  const auto add = [&](std::vector<JsonValue::Member> more) {
+    fields.insert(fields.end(), more.begin(), more.end());
+  };
+  add(DeviceFields(device));
+  add({{"batch", options.batch},
+       {"prompt_length", options.prompt_length},
+       {"gen_length", options.gen_length},
+       {"repetitions", options.repetitions},
+       {"prefill_tokens_per_s", Median(prefill)},
+       {"decode_tokens_per_s", Median(decode)},
+       {"prefill_flop", work.prefill_flops}});
+  if (on_cpu) {
+    const double prefill_flops_a_token = work.prefill_flops / prompt_tokens;
+    const double gemm_roof = Median(matmul) / prefill_flops_a_token;
+    const double fma_roof = Median(fma) / prefill_flops_a_token;
+    const double memory_roof = batch * Median(read) / work.decode_bytes;
+    add({{"matmul_flop_per_s", Median(matmul)},
+         {"fma_flop_per_s", Median(fma)},
+         {"prefill_gemm_roof_tokens_per_s", gemm_roof},
+         {"prefill_fma_roof_tokens_per_s", fma_roof},
+         {"prefill_share_of_gemm_roof", Median(prefill) / gemm_roof},
+         {"prefill_share_of_fma_roof", Median(prefill) / fma_roof},
+         {"decode_bytes_per_step", work.decode_bytes},
+         {"memory_read_bytes_per_s", Median(read)},
+         {"decode_memory_roof_tokens_per_s", memory_roof},
+         {"decode_share_of_memory_roof", Median(decode) / memory_roof}});
+  } else {
+    add({{"decode_bytes_per_step", work.decode_bytes},
+         {"decode_bytes_per_s", Median(decode) / batch * work.decode_bytes},
+         {"peak_device_bytes", PeakDeviceBytes(device)}});
+  }
+  PrintFields(fields, options.json);
 }
 
 }  // namespace
@@ -196,6 +210,7 @@ void AddBenchGenerate(CLI::App& bench) {
                    "mamba2-2.7b, pythia-70m to pythia-2.8b")
       ->type_name("NAME");
   AddDTypeOption(*command, options->dtype);
+  AddDeviceOption(*command, options->device);
   command
       ->add_option("--quantize", options->quantize,
                    "Quantize the weights first, as adder convert does")

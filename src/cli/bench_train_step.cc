@@ -1,5 +1,5 @@
-// adder bench train-step: one step of training a byte-level model, all of it: forward, loss,
-// backward, clipping, AdamW.
+// adder bench train-step: one step of training a model, all of it: forward, loss, backward,
+// clipping, AdamW.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -13,7 +13,9 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/roofs.h"
+#include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
+#include "adder/cli/model_options.h"
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/data/byte_corpus.h"
@@ -31,10 +33,12 @@ constexpr double kLearningRate = 1e-4;
 
 struct Options {
   ModelConfig config = {.vocab_size = 256, .d_model = 256, .n_layer = 14};
+  std::string size;
   int64_t length = 1024;
   int64_t batch = 1;
   std::string dtype = "f32";
-  bool recompute = false;
+  std::string device = "auto";
+  std::string recompute = "none";
   int repetitions = 7;
   bool json = false;
 };
@@ -59,14 +63,21 @@ TrainConfig ConfigOf(const Options& options) {
   config.train.batch = options.batch;
   config.train.length = options.length;
   config.train.dtype = ParseDType(options.dtype);
-  config.train.recompute = options.recompute;
+  config.train.recompute = options.recompute == "none"   ? Recompute::kNone
+                           : options.recompute == "scan" ? Recompute::kScan
+                                                         : Recompute::kBlock;
   return config;
 }
 
 void Run(const Options& options) {
   const TrainConfig config = ConfigOf(options);
   const int64_t rows = config.tokens_per_step();
-  BlockLanguageModel model(options.config, config.train.dtype);
+  const Device device = ParseDevice(options.device);
+  const bool on_cpu = device.type == DeviceType::kCpu;
+  BlockLanguageModel model(
+      options.size.empty() ? options.config : ModelConfig::Published(options.size),
+      config.train.dtype);
+  model.MoveTo(device);
   InitializeModel(model, /*seed=*/1);
   const ByteCorpus text = RandomText(4 * rows + 1);
   Trainer trainer(model, text, config);
@@ -80,23 +91,30 @@ void Run(const Options& options) {
   const cpu::Roof roof = options.dtype == "bf16" ? cpu::Roof::kBF16MatMul : cpu::Roof::kF32MatMul;
   std::vector<double> matmul, seconds;
   for (int i = 0; i < options.repetitions; ++i) {
-    matmul.push_back(cpu::MeasureRoof(roof, threads, kRoofSeconds));
-    seconds.push_back(SecondsOf([&] { trainer.Step(kLearningRate); }));
+    if (on_cpu) matmul.push_back(cpu::MeasureRoof(roof, threads, kRoofSeconds));
+    seconds.push_back(SecondsOf([&] { trainer.Step(kLearningRate); }, device));
   }
   const double step = Median(seconds);
-  PrintFields({{"parameters", parameters},
-               {"dtype", options.dtype},
-               {"threads", threads},
-               {"length", options.length},
-               {"batch", options.batch},
-               {"recompute", options.recompute},
-               {"repetitions", options.repetitions},
-               {"ms_per_step", step * 1e3},
-               {"tokens_per_s", static_cast<double>(rows) / step},
-               {"matmul_flop", flops},
-               {"matmul_flop_per_s", Median(matmul)},
-               {"share_of_gemm_roof", flops / Median(matmul) / step}},
-              options.json);
+  std::vector<JsonValue::Member> fields = {{"parameters", parameters}, {"dtype", options.dtype}};
+  const auto add = [&](std::vector<JsonValue::Member> more) {
+    fields.insert(fields.end(), more.begin(), more.end());
+  };
+  add(DeviceFields(device));
+  add({{"length", options.length},
+       {"batch", options.batch},
+       {"recompute", options.recompute},
+       {"repetitions", options.repetitions},
+       {"ms_per_step", step * 1e3},
+       {"tokens_per_s", static_cast<double>(rows) / step},
+       {"matmul_flop", flops}});
+  if (on_cpu) {
+    add({{"matmul_flop_per_s", Median(matmul)},
+         {"share_of_gemm_roof", flops / Median(matmul) / step}});
+  } else {
+    add({{"achieved_matmul_flop_per_s", flops / step},
+         {"peak_device_bytes", PeakDeviceBytes(device)}});
+  }
+  PrintFields(fields, options.json);
 }
 
 }  // namespace
@@ -116,9 +134,19 @@ void AddBenchTrainStep(CLI::App& bench) {
   add("--d-state", options->config.d_state, "States of a channel", 1 << 12);
   add("--length", options->length, "Bytes of a sequence", 1 << 24);
   add("--batch", options->batch, "Sequences", 1 << 16);
+  command
+      ->add_option("--size", options->size,
+                   "A published size instead: 130m to 2.8b, mamba2-130m to mamba2-2.7b, pythia-70m "
+                   "to pythia-2.8b")
+      ->type_name("NAME");
   AddDTypeOption(*command, options->dtype);
-  command->add_flag("--recompute", options->recompute,
-                    "Recompute the blocks' activations in the backward");
+  AddDeviceOption(*command, options->device);
+  command
+      ->add_option("--recompute", options->recompute,
+                   "What the backward computes once more: none, scan or block")
+      ->check(CLI::IsMember({"none", "scan", "block"}))
+      ->type_name("WHAT")
+      ->capture_default_str();
   AddRepetitionsOption(*command, options->repetitions);
   AddJsonOption(*command, options->json);
   command->callback([options] { Run(*options); });

@@ -23,6 +23,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::string run;
   std::string resume;
+  std::string device;
   CLI::Option* resume_flag = nullptr;
   CLI::Option* threads_flag = nullptr;  // the program's
 };
@@ -48,6 +49,7 @@ std::string StartLine(const TrainingStart& start) {
     line += fmt::format(", {} bytes of validation",
                         FormatCount(static_cast<double>(start.valid_bytes)));
   }
+  if (start.device.type != DeviceType::kCpu) line += ", on " + ToString(start.device);
   if (!start.checkpoint.empty()) {
     line += fmt::format("; going on after step {} from {}", start.step, start.checkpoint.string());
   }
@@ -68,13 +70,22 @@ void Train(const Options& options) {
     config_path = folder / "config.toml";
   }
   TrainConfig config = ReadTrainConfig(config_path, options.overrides);
-  // A run remembers its threads; who names others means them.
+  // A run remembers its threads and its device; who names others means them.
+  const auto is_set = [&](std::string_view key) {
+    return std::any_of(options.overrides.begin(), options.overrides.end(),
+                       [key](const std::string& text) { return text.starts_with(key); });
+  };
   if (options.threads_flag->count() > 0) {
-    if (std::any_of(options.overrides.begin(), options.overrides.end(),
-                    [](const std::string& text) { return text.starts_with("train.threads="); })) {
+    if (is_set("train.threads=")) {
       throw UsageError("--threads and --set train.threads both give the threads");
     }
     config.train.threads = options.threads_flag->as<int64_t>();
+  }
+  if (!options.device.empty()) {
+    if (is_set("train.device=")) {
+      throw UsageError("--device and --set train.device both give the device");
+    }
+    config.train.device = options.device;
   }
   if (folder.empty()) {
     folder = !config.output.run.empty() ? fs::path(config.output.run)
@@ -151,6 +162,10 @@ void AddTrainCommand(CLI::App& app) {
                        "Go on with the run in DIR, or in --run's or the config's folder")
           ->type_name("DIR")
           ->expected(0, 1);
+  command
+      ->add_option("--device", options->device,
+                   "Where to train: cpu, cuda, cuda:N or auto (default: the run's train.device)")
+      ->type_name("NAME");
   options->threads_flag = app.get_option("--threads");
   command->callback([options] { Train(*options); });
 }

@@ -48,6 +48,19 @@ TEST(StateTest, CopiesHoldTheirOwnElements) {
   EXPECT_EQ(moved.entries()[0].value.data<float>(), elements);
 }
 
+TEST(StateTest, AStateThatIsWhereItShouldBeIsCopiedOrKept) {
+  State state = Numbered(2);
+  EXPECT_EQ(state.device(), Device{});
+  EXPECT_EQ(State().device(), Device{});
+  const State copy = state.To(Device{});
+  const float* elements = state.entries()[0].value.data<float>();
+  EXPECT_NE(copy.entries()[0].value.data<float>(), elements);
+  EXPECT_EQ(copy, state);
+  const State kept = std::move(state).To(Device{});
+  EXPECT_EQ(kept.entries()[0].value.data<float>(), elements);
+  EXPECT_EQ(kept, copy);
+}
+
 TEST(StateTest, SelectsAndForks) {
   const State state = Numbered(3);
   const std::vector<int64_t> order = {2, 0, 2};

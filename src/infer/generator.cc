@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "adder/core/error.h"
+#include "adder/ops/most_likely/most_likely.h"
 
 namespace adder {
 
@@ -88,7 +89,7 @@ struct Generator::Sequence {
 };
 
 Generator::Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows)
-    : model_(model), tokenizer_(tokenizer), max_rows_(max_rows) {
+    : model_(model), tokenizer_(tokenizer), max_rows_(max_rows), decoder_(model) {
   if (max_rows < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("a forward of at most {} rows, expected at least 1", max_rows));
@@ -146,7 +147,7 @@ SequenceLayout Generator::PlanRows() const {
   return SequenceLayout::FromLengths(lengths);
 }
 
-Tensor Generator::Read(const SequenceLayout& layout) {
+Tensor Generator::TakeTokens(const SequenceLayout& layout) {
   const Tensor tokens = Tensor::Empty({layout.rows()}, DType::kI32);
   for (size_t s = 0; s < sequences_.size(); ++s) {
     Sequence& sequence = *sequences_[s];
@@ -155,37 +156,54 @@ Tensor Generator::Read(const SequenceLayout& layout) {
                 tokens.data<int32_t>() + layout.begin(index));
     sequence.read += static_cast<size_t>(layout.length(index));
   }
-  return model_.Forward(tokens, layout, &state_);
+  return tokens;
 }
 
-void Generator::Draw(const SequenceLayout& layout, const Tensor& hidden,
-                     const std::function<void(const TokenEvent&)>& on_token) {
-  // Only the last row of a sequence that has read all it was given predicts a token.
-  std::vector<size_t> drawing;
-  for (size_t s = 0; s < sequences_.size(); ++s) {
-    const bool has_rows = layout.length(static_cast<int64_t>(s)) > 0;
-    if (has_rows && !sequences_[s]->complete() && sequences_[s]->Unread() == 0) {
-      drawing.push_back(s);
-    }
-  }
-  if (drawing.empty()) return;
+Tensor Generator::Read(const SequenceLayout& layout, const Tensor& tokens,
+                       const std::vector<size_t>& drawing) {
   const auto draws = static_cast<int64_t>(drawing.size());
-  Tensor last = hidden;
-  if (draws < layout.rows()) {
-    last = Tensor::Empty({draws, hidden.dim(1)}, hidden.dtype(), hidden.device());
-    for (int64_t i = 0; i < draws; ++i) {
-      const int64_t row = layout.end(static_cast<int64_t>(drawing[static_cast<size_t>(i)])) - 1;
-      last.Rows(i, 1).CopyFrom(hidden.Rows(row, 1));
-    }
+  // Every sequence has rows, and none more than one.
+  if (draws == layout.sequences() && draws == layout.rows()) return decoder_.Step(tokens, &state_);
+  const Tensor hidden = model_.Forward(tokens, layout, &state_);
+  if (draws == 0) return {};
+  // The head sees only the rows that predict a token.
+  const Tensor last = Tensor::Empty({draws, hidden.dim(1)}, hidden.dtype(), hidden.device());
+  for (int64_t i = 0; i < draws; ++i) {
+    const int64_t row = layout.end(static_cast<int64_t>(drawing[static_cast<size_t>(i)])) - 1;
+    last.Rows(i, 1).CopyFrom(hidden.Rows(row, 1));
   }
-  const Tensor logits = model_.Logits(last).To(Device{});
+  return model_.Logits(last);
+}
+
+Tensor Generator::MostLikelyIfGreedy(const std::vector<size_t>& drawing,
+                                     const Tensor& logits) const {
+  const bool greedy = std::all_of(drawing.begin(), drawing.end(), [&](size_t s) {
+    const SamplingOptions& sampling = sequences_[s]->options.sampling;
+    return sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0;
+  });
+  if (!greedy || logits.device().type == DeviceType::kCpu) return {};
+  const Tensor tokens = Tensor::Empty({logits.dim(0)}, DType::kI32, logits.device());
+  MostLikely(logits, tokens);
+  return tokens.To(Device{});
+}
+
+void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& device_logits,
+                     const std::function<void(const TokenEvent&)>& on_token) {
   // A vocabulary padded for speed has ids that are no tokens.
-  const auto known = static_cast<size_t>(std::min(model_.vocab_size(), tokenizer_.vocab_size()));
+  const int64_t known = std::min(model_.vocab_size(), tokenizer_.vocab_size());
+  // Greedy choices are made where the logits are; other samplers see them in host memory.
+  const Tensor likeliest = MostLikelyIfGreedy(drawing, device_logits.Columns(0, known));
+  const Tensor logits = likeliest ? Tensor() : device_logits.To(Device{});
   for (size_t i = 0; i < drawing.size(); ++i) {
     Sequence& sequence = *sequences_[drawing[i]];
-    const Tensor row = logits.Rows(static_cast<int64_t>(i), 1);
-    const int32_t token = SampleToken({row.data<float>(), known}, sequence.options.sampling,
-                                      sequence.recent, sequence.random);
+    int32_t token = likeliest ? likeliest.data<int32_t>()[i] : -1;
+    if (token < 0) {
+      const auto index = static_cast<int64_t>(i);
+      const Tensor row =
+          likeliest ? device_logits.Rows(index, 1).To(Device{}) : logits.Rows(index, 1);
+      token = SampleToken({row.data<float>(), static_cast<size_t>(known)},
+                          sequence.options.sampling, sequence.recent, sequence.random);
+    }
     sequence.Take(token, tokenizer_);
     if (on_token) on_token({sequence.id, token, sequence.text});
     sequence.text.clear();
@@ -194,7 +212,19 @@ void Generator::Draw(const SequenceLayout& layout, const Tensor& hidden,
 
 std::vector<Generated> Generator::Step(const std::function<void(const TokenEvent&)>& on_token) {
   const SequenceLayout layout = PlanRows();
-  if (layout.rows() > 0) Draw(layout, Read(layout), on_token);
+  if (layout.rows() > 0) {
+    const Tensor tokens = TakeTokens(layout);
+    // Only a sequence that has read all it was given gets another token.
+    std::vector<size_t> drawing;
+    for (size_t s = 0; s < sequences_.size(); ++s) {
+      const bool has_rows = layout.length(static_cast<int64_t>(s)) > 0;
+      if (has_rows && !sequences_[s]->complete() && sequences_[s]->Unread() == 0) {
+        drawing.push_back(s);
+      }
+    }
+    const Tensor logits = Read(layout, tokens, drawing);
+    if (!drawing.empty()) Draw(drawing, logits, on_token);
+  }
 
   std::vector<Generated> results;
   std::vector<int64_t> staying;

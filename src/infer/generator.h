@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "adder/infer/decoder.h"
 #include "adder/infer/sampler.h"
 #include "adder/infer/session.h"
 #include "adder/infer/stop_matcher.h"
@@ -91,10 +92,16 @@ class Generator {
 
   // The rows of the next forward.
   SequenceLayout PlanRows() const;
-  // Reads them; returns the hidden rows.
-  Tensor Read(const SequenceLayout& layout);
-  // Draws the next token of every sequence that has read all it was given.
-  void Draw(const SequenceLayout& layout, const Tensor& hidden,
+  // Their tokens, which count as read from then on: i32 [rows].
+  Tensor TakeTokens(const SequenceLayout& layout);
+  // Reads them; returns the logits of the last row of each of the sequences `drawing`.
+  Tensor Read(const SequenceLayout& layout, const Tensor& tokens,
+              const std::vector<size_t>& drawing);
+  // The likeliest tokens, i32 [rows] in host memory, -1 where a row has none; undefined unless all
+  // of `drawing` take just those and the logits are on another device.
+  Tensor MostLikelyIfGreedy(const std::vector<size_t>& drawing, const Tensor& logits) const;
+  // Draws their next tokens.
+  void Draw(const std::vector<size_t>& drawing, const Tensor& logits,
             const std::function<void(const TokenEvent&)>& on_token);
   Generated Result(size_t index, FinishReason reason) const;
 
@@ -105,6 +112,7 @@ class Generator {
   // sequences_[s] is the conversation whose memory is sequence s of state_.
   std::vector<std::unique_ptr<Sequence>> sequences_;
   State state_;
+  Decoder decoder_;
 };
 
 }  // namespace adder

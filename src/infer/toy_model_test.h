@@ -44,8 +44,8 @@ class ToyModel : public LanguageModel {
                  {{"memory", Tensor::Zeros({sequences, vocab_}, DType::kF32)}});
   }
 
-  Variable Hidden(Tape*, const Tensor& tokens, const SequenceLayout& layout, Memory* memory, bool,
-                  SelectionTrace*) const override {
+  Variable Hidden(Tape*, const Tensor& tokens, const SequenceLayout& layout, Memory* memory,
+                  Recompute, SelectionTrace*) const override {
     ++forwards_;
     most_rows_ = std::max(most_rows_, layout.rows());
     const Tensor entry = memory->entries.front().value();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,8 +41,18 @@ struct BlockContext {
   // i64 [rows]: each row's place in its sequence; only for models with attention.
   Tensor row_positions;
   MemoryUpdate update = MemoryUpdate::kReplace;
+  Recompute recompute = Recompute::kNone;
   SelectionTrace* trace = nullptr;  // may be null
 };
+
+// What a Mamba block does between its first and its last projection: a function of the first one's
+// result and of the block's memory, which it replaces. It reads layout, tape, update and trace of
+// the context.
+using Mixing = std::function<Variable(const BlockContext& context, const Variable& projected,
+                                      std::span<Variable> memory)>;
+// Its result, computed once more in the backward where the context asks for that.
+Variable Mix(const BlockContext& context, const Variable& projected, std::span<Variable> memory,
+             const Mixing& mixing);
 
 class Block {
  public:

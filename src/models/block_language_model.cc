@@ -279,7 +279,8 @@ void BlockLanguageModel::CheckForward(const Tensor& tokens, const SequenceLayout
 }
 
 Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
-                                    Memory* memory, bool recompute, SelectionTrace* trace) const {
+                                    Memory* memory, Recompute recompute,
+                                    SelectionTrace* trace) const {
   CheckForward(tokens, layout, memory);
   const bool carries = memory != nullptr;
   std::vector<int64_t> positions(static_cast<size_t>(layout.sequences()), 0);
@@ -305,13 +306,14 @@ Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const Sequ
     const std::span<Variable> parts =
         carries ? std::span(memory->entries).subspan(placed.memory_begin, placed.memory_count)
                 : std::span<Variable>();
-    if (tape == nullptr || !recompute) {
+    if (tape == nullptr || recompute != Recompute::kBlock) {
       const BlockContext context = {
           .tape = tape,
           .layout = layout,
           .positions = positions,
           .row_positions = row_positions,
           .update = tape == nullptr ? MemoryUpdate::kOverwrite : MemoryUpdate::kReplace,
+          .recompute = recompute,
           .trace = trace};
       x = placed.block->Forward(context, x, &residual, parts);
       continue;
@@ -325,6 +327,7 @@ Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const Sequ
           .positions = positions,
           .row_positions = row_positions,
           .update = MemoryUpdate::kReplace,
+          .recompute = Recompute::kNone,
           .trace = inner == nullptr ? trace : nullptr};  // traced once, not when recomputed
       std::vector<Variable> out = in;
       out[0] = block->Forward(context, in[0], &out[1], std::span(out).subspan(2));

@@ -59,7 +59,8 @@ class BlockLanguageModel : public LanguageModel {
   // Entries "layers.N.NAME" with what the layer's blocks remember (see their headers).
   State InitialState(int64_t sequences) const override;
   Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout, Memory* memory,
-                  bool recompute = false, SelectionTrace* trace = nullptr) const override;
+                  Recompute recompute = Recompute::kNone,
+                  SelectionTrace* trace = nullptr) const override;
   Tensor Logits(const Tensor& hidden) const override;
   Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const override;
   void ParametersChanged() override;

@@ -17,6 +17,7 @@ namespace adder {
 namespace {
 
 using test::Gradients;
+using test::kEveryRecompute;
 using test::Near;
 using test::Piece;
 using test::PieceRows;
@@ -165,36 +166,8 @@ TEST(BlockLanguageModelTest, InitialValuesDependOnSeedAndNameAlone) {
 // Every kind of block, with f32 and bf16 activations: what is initialised computes, and a sequence
 // in pieces is the whole.
 TEST(BlockLanguageModelTest, EveryArchitectureBeginsWithValuesThatCompute) {
-  ModelConfig falcon = SmallConfig();
-  falcon.architecture = Architecture::kFalconMamba;
-  ModelConfig mamba2 = SmallConfig();
-  mamba2.architecture = Architecture::kMamba2;
-  mamba2.head_dim = 16;
-  mamba2.d_inner = 96;
-  mamba2.n_groups = 2;
-  ModelConfig hybrid = mamba2;
-  hybrid.attention_layers = {1};
-  hybrid.attention.n_head = 4;
-  hybrid.attention.n_kv_head = 2;
-  hybrid.attention.rotary_dim = 6;
-  hybrid.attention.d_conv = 4;
-  hybrid.d_intermediate = 64;
-  ModelConfig llama = SmallConfig();
-  llama.architecture = Architecture::kLlama;
-  llama.attention.n_head = 4;
-  llama.attention.rotary_dim = 10;
-  llama.d_intermediate = 72;
-  llama.initializer_range = 0.1;
-  ModelConfig neox = llama;
-  neox.architecture = Architecture::kGptNeoX;
-  neox.rms_norm = false;
-  neox.attention.use_qkv_bias = neox.attention.use_out_bias = true;
-  ModelConfig sequential = neox;
-  sequential.use_parallel_residual = false;
-  for (const ModelConfig& config :
-       {SmallConfig(), falcon, mamba2, hybrid, llama, neox, sequential}) {
-    SCOPED_TRACE(std::string(ArchitectureName(config.architecture)) +
-                 (config.attention_layers.empty() ? "" : ", hybrid"));
+  for (const auto& [name, config] : test::EveryArchitecture()) {
+    SCOPED_TRACE(name);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const auto model = SmallModel(dtype, config);
       const SequenceLayout& layout = UnequalSequences();
@@ -258,7 +231,8 @@ TEST(BlockLanguageModelTest, PackedSequencesAreEachAlone) {
   const Tensor tokens = RandomTokens(layout.rows(), model->vocab_size(), 2);
   const Tensor targets = RandomTokens(layout.rows(), model->vocab_size(), 3);
   Tensor losses;
-  const std::vector<Tensor> packed = TrainingStep(*model, tokens, targets, layout, false, &losses);
+  const std::vector<Tensor> packed =
+      TrainingStep(*model, tokens, targets, layout, Recompute::kNone, &losses);
 
   model->ZeroGradients();
   for (int64_t s = 0; s < layout.sequences(); ++s) {
@@ -289,7 +263,7 @@ TEST(BlockLanguageModelTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
   const Tensor targets = RandomTokens(layout.rows(), model->vocab_size(), 5);
   const std::vector<Tensor> whole = TrainingStep(*model, tokens, targets, layout);
 
-  for (const bool recompute : {false, true}) {
+  for (const Recompute recompute : kEveryRecompute) {
     for (const int64_t step : {11, 64, 149}) {
       model->ZeroGradients();
       Tape tape;
@@ -304,7 +278,8 @@ TEST(BlockLanguageModelTest, BackwardThroughChunksOnOneTapeIsThatOfTheWhole) {
       tape.Backward();
       for (size_t i = 0; i < whole.size(); ++i) {
         EXPECT_TRUE(Near(model->parameters()[i].grad, whole[i], kGradientTolerance))
-            << model->parameters()[i].name << ", step " << step << ", recompute " << recompute;
+            << model->parameters()[i].name << ", step " << step << ", recompute "
+            << static_cast<int>(recompute);
       }
     }
   }
@@ -350,14 +325,16 @@ TEST(BlockLanguageModelTest, RecomputationChangesNoBit) {
     const Tensor tokens = RandomTokens(layout.rows(), model->vocab_size(), 7);
     const Tensor targets = RandomTokens(layout.rows(), model->vocab_size(), 8);
     Tensor stored_losses;
-    Tensor recomputed_losses;
     const std::vector<Tensor> stored =
-        TrainingStep(*model, tokens, targets, layout, false, &stored_losses);
-    const std::vector<Tensor> recomputed =
-        TrainingStep(*model, tokens, targets, layout, true, &recomputed_losses);
-    EXPECT_TRUE(SameBits(recomputed_losses, stored_losses));
-    for (size_t i = 0; i < stored.size(); ++i) {
-      EXPECT_TRUE(SameBits(recomputed[i], stored[i])) << model->parameters()[i].name;
+        TrainingStep(*model, tokens, targets, layout, Recompute::kNone, &stored_losses);
+    for (const Recompute recompute : {Recompute::kScan, Recompute::kBlock}) {
+      Tensor losses;
+      const std::vector<Tensor> recomputed =
+          TrainingStep(*model, tokens, targets, layout, recompute, &losses);
+      EXPECT_TRUE(SameBits(losses, stored_losses));
+      for (size_t i = 0; i < stored.size(); ++i) {
+        EXPECT_TRUE(SameBits(recomputed[i], stored[i])) << model->parameters()[i].name;
+      }
     }
   }
 }
@@ -561,11 +538,13 @@ TEST(BlockLanguageModelTest, SelectionTraceShowsStepAndDecayOfEveryLayer) {
     EXPECT_NEAR(trace.step[1].data<float>()[7 * 80 + d], step, 1e-6);
     EXPECT_NEAR(trace.decay[1].data<float>()[7 * 80 + d], decay, 1e-6);
   }
-  Tape tape;
-  SelectionTrace recorded;
-  model->Hidden(&tape, tokens, layout, nullptr, /*recompute=*/true, &recorded);
-  ASSERT_EQ(recorded.step.size(), 3u);
-  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(recorded.step[i], trace.step[i]));
+  for (const Recompute recompute : kEveryRecompute) {
+    Tape tape;
+    SelectionTrace recorded;
+    model->Hidden(&tape, tokens, layout, nullptr, recompute, &recorded);
+    ASSERT_EQ(recorded.step.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(recorded.step[i], trace.step[i]));
+  }
 }
 
 TEST(BlockLanguageModelTest, SelectionTraceShowsTheHeadsOfMamba2) {

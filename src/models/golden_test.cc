@@ -53,7 +53,7 @@ TEST_P(GoldenTest, Logits) {
 
 TEST_P(GoldenTest, LossAndEveryGradient) {
   model_->PrepareTraining();
-  for (const bool recompute : {false, true}) {
+  for (const Recompute recompute : test::kEveryRecompute) {
     model_->ZeroGradients();
     Tape tape;
     const Variable loss =
@@ -104,7 +104,7 @@ TEST_P(GoldenTest, BackwardThroughChunksIsThatOfTheWhole) {
   const Tensor targets = Targets();
   const float weight = 1.0f / static_cast<float>(layout_.rows());
   const std::vector<Tensor> whole = test::TrainingStep(*model_, tokens_, targets, layout_);
-  for (const bool recompute : {false, true}) {
+  for (const Recompute recompute : test::kEveryRecompute) {
     model_->ZeroGradients();
     Tape tape;
     Memory memory;

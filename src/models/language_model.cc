@@ -14,7 +14,8 @@ namespace adder {
 
 Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout, State* state,
                               SelectionTrace* trace) const {
-  if (state == nullptr) return Hidden(nullptr, tokens, layout, nullptr, false, trace).value();
+  if (state == nullptr)
+    return Hidden(nullptr, tokens, layout, nullptr, Recompute::kNone, trace).value();
   if (state->entries().empty() && state->sequences() == 0) {
     State begun = InitialState(layout.sequences());
     Tensor hidden = Forward(tokens, layout, &begun, trace);
@@ -37,7 +38,7 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
   memory.entries.reserve(state->entries().size());
   for (const State::Entry& entry : state->entries()) memory.entries.emplace_back(entry.value);
   memory.positions.assign(state->positions().begin(), state->positions().end());
-  Tensor hidden = Hidden(nullptr, tokens, layout, &memory, false, trace).value();
+  Tensor hidden = Hidden(nullptr, tokens, layout, &memory, Recompute::kNone, trace).value();
   for (size_t i = 0; i < memory.entries.size(); ++i) {
     state->mutable_entries()[i].value = memory.entries[i].value();
   }

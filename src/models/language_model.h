@@ -25,6 +25,14 @@ struct Memory {
   std::vector<int64_t> positions;
 };
 
+// What a backward computes once more instead of keeping it from the forward. Nothing changes but
+// memory and time.
+enum class Recompute {
+  kNone,   // what the operators' backwards recompute themselves
+  kScan,   // what lies between a Mamba block's first and last projection
+  kBlock,  // all of a block: only what goes into it is kept (see Checkpoint)
+};
+
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
@@ -51,11 +59,10 @@ class LanguageModel {
   // The one forward. tokens: i32 [rows]; memory: what the sequences have read before, on the
   // model's device, becomes what they have read after their last rows. Without a tape the tensors
   // given are overwritten where they have room. nullptr: begin from nothing and keep nothing.
-  // Returns the normalised hidden rows, [rows, d_model], in the compute dtype. With recompute, each
-  // block's activations are recomputed in the backward (see Checkpoint). Throws kInvalidArgument
-  // before any memory is touched when tokens, layout and memory disagree.
+  // Returns the normalised hidden rows, [rows, d_model], in the compute dtype. Throws
+  // kInvalidArgument before any memory is touched when tokens, layout and memory disagree.
   virtual Variable Hidden(Tape* tape, const Tensor& tokens, const SequenceLayout& layout,
-                          Memory* memory, bool recompute = false,
+                          Memory* memory, Recompute recompute = Recompute::kNone,
                           SelectionTrace* trace = nullptr) const = 0;
   // f32 [rows, vocab] for hidden rows.
   virtual Tensor Logits(const Tensor& hidden) const = 0;

@@ -36,14 +36,25 @@ std::vector<Block::MemoryPart> Mamba2Block::memory() const {
 
 Variable Mamba2Block::Forward(const BlockContext& context, const Variable& x, Variable* residual,
                               std::span<Variable> memory) const {
+  Tape* const tape = context.tape;
+  const Variable zwdt = Linear(tape, norm_.Apply(tape, x, *residual, compute_dtype_, residual),
+                               *in_proj_weight_, in_proj_bias_);
+  const Variable y =
+      Mix(context, zwdt, memory,
+          [this](const BlockContext& inner, const Variable& projected, std::span<Variable> parts) {
+            return Select(inner, projected, parts);
+          });
+  return Linear(tape, y, *out_proj_weight_, out_proj_bias_);
+}
+
+Variable Mamba2Block::Select(const BlockContext& context, const Variable& zwdt,
+                             std::span<Variable> memory) const {
   const ModelConfig& c = config_;
   Tape* const tape = context.tape;
   Variable* const window = memory.empty() ? nullptr : &memory[0];
   Variable* const h = memory.empty() ? nullptr : &memory[1];
   const int64_t channels = ConvChannels(c);
   const int64_t projection = c.n_groups * c.d_state;
-  const Variable zwdt = Linear(tape, norm_.Apply(tape, x, *residual, compute_dtype_, residual),
-                               *in_proj_weight_, in_proj_bias_);
   const Variable vBC =
       CausalConv1d(tape, zwdt.Columns(c.d_inner, channels), *conv_weight_, conv_bias_,
                    context.layout, ConvActivation::kSilu, window, context.update);
@@ -63,10 +74,8 @@ Variable Mamba2Block::Forward(const BlockContext& context, const Variable& x, Va
                           .dt_min = c.dt_limit_min,
                           .dt_max = c.dt_limit_max},
                          h, context.update);
-  return Linear(tape,
-                GatedRmsNorm(tape, y, zwdt.Columns(0, c.d_inner), *gated_norm_weight_, c.norm_eps,
-                             c.d_inner / c.norm_groups),
-                *out_proj_weight_, out_proj_bias_);
+  return GatedRmsNorm(tape, y, zwdt.Columns(0, c.d_inner), *gated_norm_weight_, c.norm_eps,
+                      c.d_inner / c.norm_groups);
 }
 
 }  // namespace adder

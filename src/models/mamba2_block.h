@@ -27,6 +27,10 @@ class Mamba2Block : public Block {
                    std::span<Variable> memory) const override;
 
  private:
+  // From the first projection's result to the last one's input.
+  Variable Select(const BlockContext& context, const Variable& zwdt,
+                  std::span<Variable> memory) const;
+
   Norm norm_;
   const Parameter* dt_bias_;
   const Parameter* A_log_;

@@ -35,10 +35,21 @@ std::vector<Block::MemoryPart> MambaBlock::memory() const {
 Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Variable* residual,
                              std::span<Variable> memory) const {
   Tape* const tape = context.tape;
-  Variable* const window = memory.empty() ? nullptr : &memory[0];
-  Variable* const h = memory.empty() ? nullptr : &memory[1];
   const Variable vz = Linear(tape, norm_.Apply(tape, x, *residual, compute_dtype_, residual),
                              *in_proj_weight_, in_proj_bias_);
+  const Variable y =
+      Mix(context, vz, memory,
+          [this](const BlockContext& inner, const Variable& projected, std::span<Variable> parts) {
+            return Select(inner, projected, parts);
+          });
+  return Linear(tape, y, *out_proj_weight_, out_proj_bias_);
+}
+
+Variable MambaBlock::Select(const BlockContext& context, const Variable& vz,
+                            std::span<Variable> memory) const {
+  Tape* const tape = context.tape;
+  Variable* const window = memory.empty() ? nullptr : &memory[0];
+  Variable* const h = memory.empty() ? nullptr : &memory[1];
   const Variable v = CausalConv1d(tape, vz.Columns(0, d_inner_), *conv_weight_, conv_bias_,
                                   context.layout, ConvActivation::kSilu, window, context.update);
   const Variable selection = Linear(tape, v, *x_proj_weight_);
@@ -52,15 +63,14 @@ Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Var
   if (context.trace != nullptr) {
     context.trace->Append(dt.value(), dt_proj_bias_->compute, A_log_->compute);
   }
-  const Variable y = SelectiveScan(tape,
-                                   {.x = v,
-                                    .dt = dt,
-                                    .B = part(dt_rank_, d_state_),
-                                    .C = part(dt_rank_ + d_state_, d_state_),
-                                    .z = vz.Columns(d_inner_, d_inner_)},
-                                   {.A_log = A_log_, .D = D_, .dt_bias = dt_proj_bias_},
-                                   context.layout, /*groups=*/1, h, context.update);
-  return Linear(tape, y, *out_proj_weight_, out_proj_bias_);
+  return SelectiveScan(tape,
+                       {.x = v,
+                        .dt = dt,
+                        .B = part(dt_rank_, d_state_),
+                        .C = part(dt_rank_ + d_state_, d_state_),
+                        .z = vz.Columns(d_inner_, d_inner_)},
+                       {.A_log = A_log_, .D = D_, .dt_bias = dt_proj_bias_}, context.layout,
+                       /*groups=*/1, h, context.update);
 }
 
 }  // namespace adder

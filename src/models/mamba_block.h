@@ -30,6 +30,10 @@ class MambaBlock : public Block {
                    std::span<Variable> memory) const override;
 
  private:
+  // From the first projection's result to the last one's input.
+  Variable Select(const BlockContext& context, const Variable& vz,
+                  std::span<Variable> memory) const;
+
   Norm norm_;
   const Parameter* A_log_;
   const Parameter* D_;

@@ -14,6 +14,9 @@
 
 namespace adder::test {
 
+inline constexpr Recompute kEveryRecompute[] = {Recompute::kNone, Recompute::kScan,
+                                                Recompute::kBlock};
+
 inline ModelConfig SmallConfig() {
   ModelConfig config;
   config.vocab_size = 61;
@@ -23,6 +26,47 @@ inline ModelConfig SmallConfig() {
   config.initializer_range = 0.5;  // at 0.02 the rows hardly differ after three layers
   config.Resolve();
   return config;
+}
+
+// A small model of every kind of block.
+struct NamedConfig {
+  std::string name;
+  ModelConfig config;
+};
+inline std::vector<NamedConfig> EveryArchitecture() {
+  ModelConfig falcon = SmallConfig();
+  falcon.architecture = Architecture::kFalconMamba;
+  ModelConfig mamba2 = SmallConfig();
+  mamba2.architecture = Architecture::kMamba2;
+  mamba2.head_dim = 16;
+  mamba2.d_inner = 96;
+  mamba2.n_groups = 2;
+  ModelConfig hybrid = mamba2;
+  hybrid.attention_layers = {1};
+  hybrid.attention.n_head = 4;
+  hybrid.attention.n_kv_head = 2;
+  hybrid.attention.rotary_dim = 6;
+  hybrid.attention.d_conv = 4;
+  hybrid.d_intermediate = 64;
+  ModelConfig llama = SmallConfig();
+  llama.architecture = Architecture::kLlama;
+  llama.attention.n_head = 4;
+  llama.attention.rotary_dim = 10;
+  llama.d_intermediate = 72;
+  llama.initializer_range = 0.1;
+  ModelConfig neox = llama;
+  neox.architecture = Architecture::kGptNeoX;
+  neox.rms_norm = false;
+  neox.attention.use_qkv_bias = neox.attention.use_out_bias = true;
+  ModelConfig sequential = neox;
+  sequential.use_parallel_residual = false;
+  return {{"mamba", SmallConfig()},
+          {"falcon-mamba", falcon},
+          {"mamba2", mamba2},
+          {"hybrid", hybrid},
+          {"llama", llama},
+          {"gpt-neox", neox},
+          {"gpt-neox, one after the other", sequential}};
 }
 
 inline std::unique_ptr<BlockLanguageModel> SmallModel(DType compute_dtype = DType::kF32,
@@ -43,20 +87,24 @@ inline Tensor RandomTokens(int64_t rows, int64_t vocab, uint64_t seed) {
 
 inline void Seed(const Variable& variable, float value) {
   variable.CollectGradOverwriting([value](const Tensor& target) {
-    std::fill_n(target.data<float>(), target.elements(), value);
+    const Tensor host = Tensor::Empty(target.shape(), DType::kF32);
+    std::fill_n(host.data<float>(), host.elements(), value);
+    target.CopyFrom(host);
   });
 }
 
+// In host memory.
 inline std::vector<Tensor> Gradients(const LanguageModel& model) {
   std::vector<Tensor> gradients;
-  for (const Parameter& p : model.parameters()) gradients.push_back(p.grad.Clone());
+  for (const Parameter& p : model.parameters()) gradients.push_back(p.grad.Clone().To(Device{}));
   return gradients;
 }
 
 // The gradients of the mean loss over all rows; the rows' losses go to *losses.
 inline std::vector<Tensor> TrainingStep(LanguageModel& model, const Tensor& tokens,
                                         const Tensor& targets, const SequenceLayout& layout,
-                                        bool recompute = false, Tensor* losses = nullptr) {
+                                        Recompute recompute = Recompute::kNone,
+                                        Tensor* losses = nullptr) {
   model.ZeroGradients();
   {
     Tape tape;
@@ -64,7 +112,7 @@ inline std::vector<Tensor> TrainingStep(LanguageModel& model, const Tensor& toke
         model.Loss(&tape, model.Hidden(&tape, tokens, layout, nullptr, recompute), targets);
     Seed(loss, 1.0f / static_cast<float>(std::max<int64_t>(1, layout.rows())));
     tape.Backward();
-    if (losses != nullptr) *losses = loss.value();
+    if (losses != nullptr) *losses = loss.value().To(Device{});
   }
   return Gradients(model);
 }

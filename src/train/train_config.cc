@@ -58,6 +58,9 @@ struct ChoiceField {
   std::vector<std::string> names;
   std::function<void(size_t)> set;
   std::function<size_t()> get;
+  // The names that false and true stand for; empty: for none.
+  std::string when_false = {};
+  std::string when_true = {};
 };
 
 struct Field {
@@ -78,6 +81,15 @@ ChoiceField Choice(T* value, std::vector<std::pair<std::string, T>> choices) {
   field.get = [value, values] {
     return static_cast<size_t>(std::find(values.begin(), values.end(), *value) - values.begin());
   };
+  return field;
+}
+
+ChoiceField RecomputeChoice(Recompute* value) {
+  ChoiceField field = Choice<Recompute>(
+      value,
+      {{"none", Recompute::kNone}, {"scan", Recompute::kScan}, {"block", Recompute::kBlock}});
+  field.when_false = "none";
+  field.when_true = "block";
   return field;
 }
 
@@ -150,10 +162,13 @@ std::vector<Field> Fields(TrainConfig& config) {
       {"train.dtype", Choice<DType>(&train.dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}}),
        "precision of the operators; weights and optimizer are f32 always"},
       {"train.seed", IntegerField{&train.seed, 0, kAny}, "of weights and data order"},
-      {"train.recompute", BoolField{&train.recompute},
-       "recompute each block in the backward pass: less memory, a third more work"},
+      {"train.recompute", RecomputeChoice(&train.recompute),
+       "what the backward pass computes once more to save memory: none; scan: what lies between a "
+       "Mamba block's large projections; block: all of each block, a third more work"},
       {"train.truncated_backpropagation", BoolField{&train.truncated_backpropagation},
        "rows read on from step to step with the state carried; gradients stop at the row's start"},
+      {"train.device", TextField{&train.device},
+       "where to train: cpu, cuda, cuda:N, or auto, a CUDA device where there is one"},
       {"train.threads", IntegerField{&train.threads, 0, 4096}, "0: all cores"},
 
       {"optimizer.lr", RealField{&optimizer.lr, 0.0, 1e3}, "peak learning rate"},
@@ -354,8 +369,13 @@ bool Assign(const Field& field, const toml::node& node) {
       return true;
     }
     bool operator()(const ChoiceField& f) const {
-      if (!node.is_string()) return false;
-      const auto found = std::find(f.names.begin(), f.names.end(), node.as_string()->get());
+      std::string name;
+      if (node.is_boolean()) {
+        name = node.as_boolean()->get() ? f.when_true : f.when_false;
+      } else if (node.is_string()) {
+        name = node.as_string()->get();
+      }
+      const auto found = std::find(f.names.begin(), f.names.end(), name);
       if (found == f.names.end()) return false;
       f.set(static_cast<size_t>(found - f.names.begin()));
       return true;

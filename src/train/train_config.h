@@ -11,6 +11,7 @@
 
 #include "adder/core/dtype.h"
 #include "adder/data/batch_sampler.h"
+#include "adder/models/language_model.h"
 #include "adder/models/model_config.h"
 
 namespace adder {
@@ -47,9 +48,10 @@ struct TrainConfig {
     int64_t gradient_accumulation = 1;
     DType dtype = DType::kF32;  // of the operators; master weights are f32
     int64_t seed = 0;
-    bool recompute = false;
+    Recompute recompute = Recompute::kNone;
     bool truncated_backpropagation = false;
-    int64_t threads = 0;  // 0: all cores
+    std::string device = "auto";  // see ParseDevice
+    int64_t threads = 0;          // 0: all cores
   } train;
 
   struct Optimizer {

@@ -67,7 +67,7 @@ TEST(TrainConfigTest, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(MessageOf(least + "dtype = \"f8\"\n"),
             "run.toml:5: train.dtype is \"f8\", expected \"f32\" or \"bf16\"");
   EXPECT_EQ(MessageOf(least + "recompute = 1\n"),
-            "run.toml:5: train.recompute is 1, expected true or false");
+            "run.toml:5: train.recompute is 1, expected \"none\" or \"scan\" or \"block\"");
   EXPECT_EQ(MessageOf(least + "lr = 1e-3\n"),
             "run.toml:5: unknown key \"train.lr\" (did you mean optimizer.lr?)");
   EXPECT_EQ(MessageOf(least + "\n[optimiser]\nlr = 1e-3\n"),
@@ -99,6 +99,24 @@ TEST(TrainConfigTest, CharactersBeyondAsciiStandInStringsAndComments) {
   EXPECT_THAT(config.data.train, ElementsAre("é\"", "\"ü", "ö\n\"\""));
   EXPECT_EQ(config.data.separator, "ß''");
   EXPECT_EQ(config.output.run, "~/läufe/1");
+}
+
+TEST(TrainConfigTest, RecomputationIsNamedAndWasTrueOrFalse) {
+  const std::string least(kLeast);
+  const auto recompute = [&](const std::string& value) {
+    return ParseTrainConfig(least + "recompute = " + value + "\n", "run.toml").train.recompute;
+  };
+  EXPECT_EQ(ParseTrainConfig(least, "run.toml").train.recompute, Recompute::kNone);
+  EXPECT_EQ(recompute("\"none\""), Recompute::kNone);
+  EXPECT_EQ(recompute("\"scan\""), Recompute::kScan);
+  EXPECT_EQ(recompute("\"block\""), Recompute::kBlock);
+  EXPECT_EQ(recompute("false"), Recompute::kNone);
+  EXPECT_EQ(recompute("true"), Recompute::kBlock);
+  const std::string overrides[] = {"train.recompute=scan", "train.device=cuda:1"};
+  const TrainConfig config = ParseTrainConfig(least, "run.toml", overrides);
+  EXPECT_EQ(config.train.recompute, Recompute::kScan);
+  EXPECT_EQ(config.train.device, "cuda:1");
+  EXPECT_THAT(MessageOf(least + "dtype = true\n"), HasSubstr("expected \"f32\" or \"bf16\""));
 }
 
 TEST(TrainConfigTest, MistakesAcrossKeys) {

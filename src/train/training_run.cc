@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "adder/backend/cpu/parallel.h"
+#include "adder/backend/devices.h"
 #include "adder/core/error.h"
 #include "adder/core/log.h"
 #include "adder/data/byte_corpus.h"
@@ -121,15 +122,16 @@ TokenCorpus OpenTokens(const TrainConfig::Data& data, const Corpora& corpora,
 
 // The parameters to begin with: of a checkpoint of this run, of the model to begin from, or random.
 std::unique_ptr<BlockLanguageModel> MakeModel(const TrainConfig& config, const fs::path& checkpoint,
-                                              const Tokenizer& tokenizer) {
+                                              const Tokenizer& tokenizer, Device device) {
   const fs::path source = !checkpoint.empty() ? checkpoint : fs::path(config.model.checkpoint);
   std::unique_ptr<BlockLanguageModel> model;
   if (!source.empty()) {
-    model = LoadModel(source, config.train.dtype);
+    model = LoadModel(source, config.train.dtype, device);
   } else {
     ModelConfig dimensions = config.model.dimensions;
     dimensions.Resolve();
     model = std::make_unique<BlockLanguageModel>(dimensions, config.train.dtype);
+    model->MoveTo(device);
     InitializeModel(*model, static_cast<uint64_t>(config.train.seed));
   }
   const bool bytes = config.data.tokenizer.empty();
@@ -234,8 +236,8 @@ class Run {
     began_ = last_checkpoint_ = Clock::now();
     if (observer_.on_start) {
       observer_.on_start({CountParameters(model_), corpora_.train.bytes(),
-                          corpora_.training().tokens(), valid_bytes_, trainer_.steps(),
-                          checkpoint_});
+                          corpora_.training().tokens(), valid_bytes_, trainer_.steps(), checkpoint_,
+                          model_.device()});
     }
     const bool complete = Loop();
     TrainingOutcome outcome;
@@ -520,6 +522,8 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
   if (config.train.threads > 0) cpu::SetThreadCount(static_cast<int>(config.train.threads));
   // What the run depends on is written down, so that it can go on the same.
   config.train.threads = cpu::ThreadCount();
+  const Device device = ParseDevice(config.train.device);
+  config.train.device = ToString(device);
   config.output.run = AbsolutePath(path).string();
   config.data.train = AbsolutePatterns(config.data.train);
   config.data.valid = AbsolutePatterns(config.data.valid);
@@ -550,7 +554,7 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
     checkpoint = folder->LatestCheckpoint();
   }
   const std::unique_ptr<BlockLanguageModel> model =
-      MakeModel(config, checkpoint, *corpora.tokenizer);
+      MakeModel(config, checkpoint, *corpora.tokenizer, device);
   const bool bytes = dynamic_cast<const ByteTokenizer*>(corpora.tokenizer.get()) != nullptr;
   if (!bytes) corpora.tokens = OpenTokens(config.data, corpora, observer, stop);
   Trainer trainer(*model, corpora.training(), config);

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "adder/core/device.h"
 #include "adder/train/metrics.h"
 #include "adder/train/train_config.h"
 
@@ -22,6 +23,7 @@ struct TrainingStart {
   int64_t valid_bytes = 0;           // read at each evaluation; 0: none
   int64_t step = 0;                  // already done
   std::filesystem::path checkpoint;  // gone on from; empty: begun anew
+  Device device;                     // trained on
 };
 
 // Where a run stands after a step.
@@ -55,7 +57,7 @@ struct TrainingOutcome {
 // Trains in `folder` (see run_folder.h). Without `resume` the folder must not hold a run yet; with
 // it the run goes on from its newest checkpoint, or from its beginning when it has none. A run that
 // goes on gives bit for bit the weights, the optimizer and the losses of one that was never
-// stopped, given the same config, text, threads and processor.
+// stopped, given the same config, text, device, threads and processor.
 //
 // model/ is written at every evaluation that is the best so far, or at the end when there is no
 // validation text. Once *stop is true, the step in progress is finished, a checkpoint written, and

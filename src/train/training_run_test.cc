@@ -66,6 +66,7 @@ TrainConfig TinyConfig(const fs::path& text) {
   config.train.batch = 2;
   config.train.length = 24;
   config.train.seed = 3;
+  config.train.device = "cpu";
   config.optimizer.lr = 1e-2;
   config.eval.every = 4;
   config.eval.bytes = 200;
@@ -175,7 +176,7 @@ std::vector<TrainConfig> Variants(const fs::path& text) {
   variants[1].train.dtype = DType::kBF16;
   variants[2].data.packing = Packing::kDocuments;
   variants[2].data.separator = "\n";
-  variants[2].train.recompute = true;
+  variants[2].train.recompute = Recompute::kBlock;
   variants[2].schedule.kind = ScheduleKind::kWsd;
   variants[3].data.tokenizer = (text.parent_path() / "tokenizer").string();
   variants[3].data.packing = Packing::kDocuments;

@@ -1,0 +1,211 @@
+// Training on a CUDA device: the losses of the CPU, and runs that repeat, stop and go on bit for
+// bit.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "adder/backend/cuda/cuda_test.h"
+#include "adder/core/error.h"
+#include "adder/core/random.h"
+#include "adder/data/byte_corpus.h"
+#include "adder/formats/file.h"
+#include "adder/models/block_language_model.h"
+#include "adder/train/trainer.h"
+#include "adder/train/training_run.h"
+#include "tests/temporary_directory.h"
+
+namespace adder {
+namespace {
+
+namespace fs = std::filesystem;
+using test::kCuda;
+
+// Words in an order that can be learned, a little.
+std::string Text(int words) {
+  const std::vector<std::string> vocabulary = {"the ", "snake ", "sleeps ", "in ", "a ", "tree.\n"};
+  Random random(1);
+  std::string text;
+  size_t word = 0;
+  for (int i = 0; i < words; ++i) {
+    text += vocabulary[word];
+    word = random.NextBelow(4) == 0 ? random.NextBelow(6) : (word + 1) % 6;
+  }
+  return text;
+}
+
+class TrainingRunCudaTest : public test::CudaTest {
+ protected:
+  void SetUp() override {
+    test::CudaTest::SetUp();
+    std::ofstream(folder_ / "text") << Text(600);
+  }
+
+  TrainConfig Config() const {
+    TrainConfig config;
+    config.model.dimensions.d_model = 32;
+    config.model.dimensions.n_layer = 2;
+    config.model.dimensions.d_state = 4;
+    config.data.train = {(folder_ / "text").string()};
+    config.data.valid_fraction = 0.1;
+    config.train.steps = 14;
+    config.train.batch = 2;
+    config.train.length = 40;
+    config.train.seed = 3;
+    config.train.device = "cuda";
+    config.optimizer.lr = 1e-2;
+    config.eval.every = 4;
+    config.eval.bytes = 200;
+    config.checkpoint.every_steps = 3;
+    return config;
+  }
+  // Every way of computing that keeps something from step to step.
+  std::vector<TrainConfig> Variants() const {
+    std::vector<TrainConfig> variants(3, Config());
+    variants[1].train.truncated_backpropagation = true;
+    variants[1].train.gradient_accumulation = 2;
+    variants[1].data.separator = "\n";
+    variants[1].train.dtype = DType::kBF16;
+    variants[2].data.packing = Packing::kDocuments;
+    variants[2].data.separator = "\n";
+    variants[2].train.recompute = Recompute::kScan;
+    return variants;
+  }
+
+  TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
+};
+
+// What must be the same for the same run.
+struct Result {
+  std::string weights, optimizer, carried, model, metrics;
+};
+
+Result ResultOf(const fs::path& run) {
+  const auto read = [&](const char* name) {
+    return fs::exists(run / name) ? ReadFile(run / name) : std::string();
+  };
+  static const std::regex kClock(",\"(tokens_per_second|elapsed)\":[0-9.e+-]+");
+  return {read("latest/model.safetensors"), read("latest/optimizer.safetensors"),
+          read("latest/carried.safetensors"), read("model/model.safetensors"),
+          std::regex_replace(read("metrics.jsonl"), kClock, "")};
+}
+
+void ExpectSame(const Result& a, const Result& b) {
+  EXPECT_TRUE(a.weights == b.weights);
+  EXPECT_TRUE(a.optimizer == b.optimizer);
+  EXPECT_TRUE(a.carried == b.carried);
+  EXPECT_TRUE(a.model == b.model);
+  EXPECT_EQ(a.metrics, b.metrics);
+}
+
+TEST_F(TrainingRunCudaTest, TwentyStepsAreThoseOfTheCpu) {
+  const fs::path text = folder_ / "text";
+  const ByteCorpus corpus = ByteCorpus::Open({&text, 1});
+  ModelConfig mamba2 = Config().model.dimensions;
+  mamba2.architecture = Architecture::kMamba2;
+  mamba2.head_dim = 16;
+  mamba2.d_state = 16;
+  for (ModelConfig dimensions : {Config().model.dimensions, mamba2}) {
+    dimensions.vocab_size = 256;
+    dimensions.Resolve();
+    for (TrainConfig config : Variants()) {
+      config.train.dtype = DType::kF32;
+      std::vector<std::vector<Trainer::StepResult>> runs;
+      for (const Device device : {Device{}, kCuda}) {
+        BlockLanguageModel model(dimensions, DType::kF32);
+        model.MoveTo(device);
+        InitializeModel(model, 5);
+        Trainer trainer(model, corpus, config);
+        auto& run = runs.emplace_back();
+        for (int step = 0; step < 20; ++step) run.push_back(trainer.Step(1e-3));
+        EXPECT_TRUE(trainer.Finite());
+        EXPECT_EQ(model.parameters().front().value.device(), device);
+      }
+      for (size_t step = 0; step < 20; ++step) {
+        EXPECT_NEAR(runs[1][step].loss, runs[0][step].loss, 1e-4 * runs[0][step].loss)
+            << "step " << step;
+        EXPECT_NEAR(runs[1][step].gradient_norm, runs[0][step].gradient_norm,
+                    1e-3 * runs[0][step].gradient_norm)
+            << "step " << step;
+      }
+    }
+  }
+}
+
+TEST_F(TrainingRunCudaTest, OneSeedIsOneRun) {
+  for (const TrainConfig& config : Variants()) {
+    fs::remove_all(folder_ / "a");
+    fs::remove_all(folder_ / "b");
+    RunTraining(config, folder_ / "a", false);
+    RunTraining(config, folder_ / "b", false);
+    ExpectSame(ResultOf(folder_ / "a"), ResultOf(folder_ / "b"));
+    const std::string written = ReadFile(folder_ / "a" / "config.toml");
+    EXPECT_NE(written.find("device = \"cuda:0\""), std::string::npos);
+  }
+}
+
+TEST_F(TrainingRunCudaTest, ARunThatGoesOnIsTheOneThatWasNeverStopped) {
+  for (const TrainConfig& config : Variants()) {
+    fs::remove_all(folder_ / "whole");
+    fs::remove_all(folder_ / "parts");
+    RunTraining(config, folder_ / "whole", false);
+    std::atomic<bool> stop = false;
+    TrainingObserver observer;
+    observer.on_step = [&](const TrainingProgress& progress) { stop = progress.metrics.step == 5; };
+    EXPECT_TRUE(RunTraining(config, folder_ / "parts", false, observer, &stop).stopped);
+    RunTraining(config, folder_ / "parts", true);
+    ExpectSame(ResultOf(folder_ / "parts"), ResultOf(folder_ / "whole"));
+  }
+}
+
+TEST_F(TrainingRunCudaTest, ARunGoesOnOnTheOtherDevice) {
+  for (TrainConfig config : Variants()) {
+    config.train.dtype = DType::kF32;
+    for (const char* first : {"cpu", "cuda"}) {
+      fs::remove_all(folder_ / "whole");
+      fs::remove_all(folder_ / "parts");
+      config.train.device = "cpu";
+      const TrainingOutcome whole = RunTraining(config, folder_ / "whole", false);
+      config.train.device = first;
+      std::atomic<bool> stop = false;
+      TrainingObserver observer;
+      observer.on_step = [&](const TrainingProgress& progress) {
+        stop = progress.metrics.step == 5;
+      };
+      RunTraining(config, folder_ / "parts", false, observer, &stop);
+      config.train.device = std::string(first) == "cpu" ? "cuda" : "cpu";
+      const TrainingOutcome parts = RunTraining(config, folder_ / "parts", true);
+      ASSERT_TRUE(whole.last_evaluation && parts.last_evaluation);
+      EXPECT_NEAR(parts.last_evaluation->bits_per_byte, whole.last_evaluation->bits_per_byte, 1e-3);
+    }
+  }
+}
+
+TEST_F(TrainingRunCudaTest, WhatIsNotFiniteIsSeenThere) {
+  const fs::path text = folder_ / "text";
+  const ByteCorpus corpus = ByteCorpus::Open({&text, 1});
+  ModelConfig dimensions = Config().model.dimensions;
+  dimensions.vocab_size = 256;
+  BlockLanguageModel model(dimensions, DType::kF32);
+  model.MoveTo(kCuda);
+  InitializeModel(model, 5);
+  Trainer trainer(model, corpus, Config());
+  EXPECT_TRUE(trainer.Finite());
+  Parameter& p = model.parameters()[3];
+  const Tensor host = p.value.To(Device{});
+  host.data<float>()[0] = INFINITY;
+  p.value.CopyFrom(host);
+  model.ParametersChanged();
+  EXPECT_FALSE(trainer.Finite());
+  EXPECT_THROW(trainer.Step(1e-3), Error);
+  EXPECT_EQ(trainer.steps(), 0);
+}
+
+}  // namespace
+}  // namespace adder
