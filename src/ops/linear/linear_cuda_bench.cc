@@ -19,12 +19,13 @@ struct Projection {
 std::vector<std::function<void()>> Calls(int64_t rows, const Projection& p, DType W_dtype) {
   std::vector<std::function<void()>> calls;
   const int64_t bytes = DTypeBytes(W_dtype, p.N * p.K);
-  const auto copies = std::clamp<int64_t>((int64_t{200} << 20) / bytes, 2, 64);
+  const auto copies = std::clamp<int64_t>((int64_t{150} << 20) / bytes, 2, rows > 1000 ? 3 : 64);
+  Random random(1);
+  const Tensor x = bench::RandomRows(random, rows, p.K, DType::kBF16);
+  Tensor first = bench::RandomRows(random, p.N, p.K, DType::kBF16);
+  if (IsQuantized(W_dtype)) first = first.To(Device{}).To(DType::kF32).To(W_dtype).To(kCuda);
   for (int64_t i = 0; i < copies; ++i) {
-    Random random(static_cast<uint64_t>(i));
-    const Tensor x = bench::RandomRows(random, rows, p.K, DType::kBF16);
-    Tensor W = bench::RandomRows(random, p.N, p.K, DType::kBF16);
-    if (IsQuantized(W_dtype)) W = W.To(Device{}).To(DType::kF32).To(W_dtype).To(kCuda);
+    const Tensor W = first.Clone();
     const Tensor y = Tensor::Empty({rows, p.N}, DType::kBF16, kCuda);
     calls.push_back([x, W, y] { Linear(x, W, {}, y); });
   }

@@ -131,7 +131,7 @@ __device__ inline T* OutputAt(const Rows& rows, int64_t row, int64_t channel) {
 }
 
 // kSplits: bf16 numbers that a term of dB or dC is split into.
-template <class T, int kSplits>
+template <class T, int kSplits, bool kGated>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     ScanBackwardKernel(const __grid_constant__ Plan p) {
   extern __shared__ __align__(16) char shared[];
@@ -139,6 +139,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   __shared__ float B_rows[kChunkRows][kSixteen];
   __shared__ float C_rows[kChunkRows][kSixteen];
   __shared__ Step steps[kWarps][kRows][kWarpChannels];
+  __shared__ float intervals[kChunkRows];
   auto& tiles = *reinterpret_cast<Tiles<T, kSplits>*>(shared);
   const SelectiveScanBackwardArguments& b = p.b;
   const SelectiveScanArguments& a = b.forward;
@@ -154,7 +155,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int64_t channel = place.channel0 + c;
   const auto states = static_cast<int>(a.states);
   const int state0 = half * kStates;
-  const bool gated = a.z.data != nullptr;
 
   // This lane's states of its channel in [index, D, N].
   const auto load = [&](const float* from, int64_t index, float(&to)[kStates]) {
@@ -197,8 +197,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     copy(a.x, tiles.x, p.x_unit);
     copy(a.dt, tiles.dt, p.dt_unit);
     copy(b.dy, tiles.dy, p.dy_unit);
-    if (gated) copy(a.z, tiles.z, p.z_unit);
+    if (kGated) copy(a.z, tiles.z, p.z_unit);
     CommitCopies();
+    if (tid < kChunkRows) {
+      intervals[tid] = a.interval != nullptr && tid < rows ? a.interval[row0 + tid] : 1.0f;
+    }
     {
       constexpr int kQuads = kTerms / 4;  // of a row
       constexpr int kMine = static_cast<int>(kChunkRows) * kQuads / kThreads;
@@ -225,22 +228,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     // This lane's rows of a tile: what they are computed with. Those that the chunk or the block
     // lacks change nothing.
     const auto row_of = [&](int tile, int i) { return tile * kRows + 2 * i + half; };
-    const auto intervals = [&](int tile, float(&to)[kOwnRows]) {
-#pragma unroll
-      for (int i = 0; i < kOwnRows; ++i) to[i] = 1;
-      if (a.interval == nullptr) return;
-#pragma unroll
-      for (int i = 0; i < kOwnRows; ++i) {
-        if (row_of(tile, i) < rows) to[i] = a.interval[row0 + row_of(tile, i)];
-      }
-    };
     const auto prepare = [&](int tile, auto with_gradient) {
-      float interval[kOwnRows], g[kOwnRows] = {};
-      intervals(tile, interval);
+      float g[kOwnRows] = {};
       if constexpr (with_gradient()) {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) g[i] = ToFloat(tiles.dy[row_of(tile, i)][c]);
-        if (gated) {
+        if (kGated) {
 #pragma unroll
           for (int i = 0; i < kOwnRows; ++i) {
             const float z = ToFloat(tiles.z[row_of(tile, i)][c]);
@@ -253,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const int row = row_of(tile, i);
         const bool exists = owns && row < rows;
         const float softplus = Softplus(ToFloat(tiles.dt[row][c]) + bias);
-        const float t = exists ? softplus * interval[i] : 0.0f;
+        const float t = exists ? softplus * intervals[row] : 0.0f;
         const float v = exists ? t * ToFloat(tiles.x[row][c]) : 0.0f;
         steps[warp][2 * i + half][w] = {t, v, exists ? g[i] : 0.0f, softplus};
       }
@@ -377,9 +370,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         }
       }
 
-      float interval[kOwnRows], of_interval[kOwnRows], d_gate[kOwnRows] = {};
-      intervals(tile, interval);
-      if (gated) {
+      float of_interval[kOwnRows], d_gate[kOwnRows] = {};
+      if (kGated) {
 #pragma unroll
         for (int i = 0; i < kOwnRows; ++i) {
           const int row = row_of(tile, i);
@@ -392,7 +384,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const int64_t first = row0 + row_of(tile, 0);
       T* dx = OutputAt<T>(b.dx, first, channel);
       T* ddt = OutputAt<T>(b.ddt, first, channel);
-      T* dz = gated ? OutputAt<T>(b.dz, first, channel) : nullptr;
+      T* dz = kGated ? OutputAt<T>(b.dz, first, channel) : nullptr;
 #pragma unroll
       for (int i = 0; i < kOwnRows; ++i) {
         const int row = row_of(tile, i);
@@ -401,7 +393,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const float x = ToFloat(tiles.x[row][c]);
         const float dv = totals[i][0];
         const float d_t = fmaf(dv, x, totals[i][1] * kLn2);
-        const float d_dt = d_t * interval[i] * Sigmoid(ToFloat(tiles.dt[row][c]) + bias);
+        const float d_dt = d_t * intervals[row] * Sigmoid(ToFloat(tiles.dt[row][c]) + bias);
         if (exists && dx != nullptr) {
           dx[2 * i * b.dx.stride] = FromFloat<T>(fmaf(dv, step.t, skip * step.g));
         }
@@ -701,8 +693,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   plan.d_projection = d_projection.data<float>();
   if (b.d_interval != nullptr) plan.d_interval = d_interval.data<float>();
   const auto run = [&](auto splits) {
-    Run(context, ScanBackwardKernel<T, splits()>, segments * blocks, kThreads,
-        sizeof(Tiles<T, splits()>), plan);
+    const auto kernel = a.z.data == nullptr ? ScanBackwardKernel<T, splits(), false>
+                                            : ScanBackwardKernel<T, splits(), true>;
+    Run(context, kernel, segments * blocks, kThreads, sizeof(Tiles<T, splits()>), plan);
   };
   // As many digits as the results have; f32's activations come with few other projections.
   const bool wide = a.B.dtype == DType::kF32;

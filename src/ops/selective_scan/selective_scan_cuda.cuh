@@ -132,7 +132,21 @@ inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks,
   SegmentPlan plan;
   // Two passes cost twice one; they pay where one would leave the device idle for longer.
   plan.one_pass = longest <= 4 * share;
-  const int64_t most = plan.one_pass ? longest : (share + kChunkRows - 1) / kChunkRows * kChunkRows;
+  int64_t most = longest;
+  if (!plan.one_pass) {
+    // The shortest segments that run all at a time: one more block than fit costs a whole turn.
+    const auto blocks_of = [&](int64_t rows) {
+      int64_t count = 0;
+      for (int64_t s = 0; s < a.sequences; ++s) {
+        count += std::max<int64_t>(1, (a.offsets[s + 1] - a.offsets[s] + rows - 1) / rows);
+      }
+      return count * blocks;
+    };
+    most = (share + kChunkRows - 1) / kChunkRows * kChunkRows;
+    while (most < longest && blocks_of(most) > wanted) {
+      most += std::max(kChunkRows, most / 64 / kChunkRows * kChunkRows);
+    }
+  }
   int64_t chunk = 0;
   for (int64_t s = 0; s < a.sequences; ++s) {
     plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
