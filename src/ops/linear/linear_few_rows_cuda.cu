@@ -13,7 +13,7 @@ namespace {
 constexpr int kWarps = 8;  // of a block
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTogether = 4;         // rows of W
-constexpr int64_t kMostRows = 8;     // of x
+constexpr int64_t kMostRows = 4;     // of x; more are faster with cuBLASLt
 constexpr int64_t kShortRow = 1024;  // elements of W's rows up to which a warp takes them alone
 
 // kRows: of x, at least a.rows. kSplit: warps that share rows of W, 1 or all of a block.

@@ -1,13 +1,12 @@
 // selective_scan on CUDA, forward, for up to 16 real states.
 //
-// A warp owns 16 channels, a lane half the states of one, in registers, and walks down a segment of
-// rows. Blocks copy a tile of x, dt and z to shared memory while they compute the one before; B and
-// C of the tile are turned to f32 there once for all channels. Of two rows that follow each other
-// one lane of a channel prepares (dt', dt' · x) and finishes (D, gate) the first and the other the
-// second, so that nothing is computed twice: 16 exponentials a row and channel for the states and
-// three for softplus and gate. With 2048 channels and eight sequences a scheduler has two warps, so
-// that little hides what a warp waits for but its own other work: rows go in groups, and while a
-// group's states advance, the group after it is prepared and the one before it finished, in one
+// A thread owns a channel: its states are registers, and it walks down a segment of rows. Blocks of
+// 128 channels copy a tile of x, dt and z to shared memory while they compute the one before; B and
+// C of the tile are turned to f32 there once for all channels. A row costs a thread 16 exponentials
+// for the states and three for softplus and gate, which is what the kernel should wait for. With
+// 2048 channels and eight sequences a scheduler has one warp, so that nothing hides what this warp
+// waits for but its own other work: rows go in groups, and while a group's states advance, the
+// group after it is prepared (dt', dt' · x) and the one before it finished (D, gate), in one
 // stretch of code without branches.
 //
 // Where channels and sequences do not fill the device, sequences are cut into segments: a first
@@ -18,17 +17,11 @@
 namespace adder::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kWarpChannels = 16;
-constexpr int kChannels = kWarps * kWarpChannels;  // of a block
-constexpr int kBlocks = 5;                         // of a multiprocessor, at a time
-constexpr int kStates = kSixteen / 2;              // of a lane
-constexpr int kRows = 16;                          // of a tile
-constexpr int kGroup = 4;                          // rows; kRows is a multiple
-constexpr int kOwn = kGroup / 2;                   // of them, prepared and finished by one lane
-constexpr int kQuads = 2 * kSixteen / 4;           // of a row of B and C
-static_assert(kRows * kQuads == kThreads);
+constexpr int kChannels = 128;                         // of a block: a thread each
+constexpr int kBlocks = 3;                             // of a multiprocessor, at a time
+constexpr int kRows = 16;                              // of a tile
+constexpr int kGroup = 4;                              // rows; kRows is a multiple
+static_assert(kRows * 2 * kSixteen / 4 == kChannels);  // a quad of B or C for each thread
 
 struct Plan {
   SelectiveScanArguments a;
@@ -41,58 +34,61 @@ struct Plan {
   bool B_in_fours, C_in_fours;
 };
 
+template <class T>
+struct Tiles {
+  T x[2][kRows][kChannels];
+  T dt[2][kRows][kChannels];
+  T z[2][kRows][kChannels];
+  float B[2][kRows][kSixteen];
+  float C[2][kRows][kSixteen];
+  float interval[2][kRows];
+};
+
 enum class Pass { kStates, kPlain, kGated };  // to find states only; without and with z
 
 template <class T, Pass kPass>
-__global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
+__global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
   constexpr bool kStatesOnly = kPass == Pass::kStates;
-  __shared__ __align__(16) T x_tile[2][kRows][kChannels];
-  __shared__ __align__(16) T dt_tile[2][kRows][kChannels];
-  __shared__ __align__(16) T z_tile[2][kRows][kChannels];
-  __shared__ __align__(16) float B_rows[2][kRows][kSixteen];
-  __shared__ __align__(16) float C_rows[2][kRows][kSixteen];
-  __shared__ float intervals[2][kRows];
+  extern __shared__ __align__(16) char shared[];
+  auto& tiles = *reinterpret_cast<Tiles<T>*>(shared);
   const SelectiveScanArguments& a = p.a;
   const Place place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
   const Segment& segment = place.segment;
-  const int tid = static_cast<int>(threadIdx.x);
-  const int half = tid % 32 / kWarpChannels;  // which states, and which of two rows
-  const int c = tid / 32 * kWarpChannels + tid % kWarpChannels;
+  const int c = static_cast<int>(threadIdx.x);
   const bool owns = c < place.count;
   const int64_t channel = place.channel0 + c;
   const auto states = static_cast<int>(a.states);
-  const int state0 = half * kStates;
 
-  // This lane's states of its channel in [index, D, N].
-  const auto load = [&](const float* from, int64_t index, float(&to)[kStates]) {
-    const float* own = from + (index * a.channels + channel) * states + state0;
-#pragma unroll
-    for (int k = 0; k < kStates; ++k) to[k] = owns && state0 + k < states ? own[k] : 0.0f;
-  };
-  float rate[kStates], h[kStates] = {};
-  load(a.A, 0, rate);
-#pragma unroll
-  for (int k = 0; k < kStates; ++k) rate[k] = RealRate(rate[k]);
+  float rate[kSixteen], h[kSixteen];
+  const float* h_from = nullptr;
   if (!kStatesOnly && p.first != nullptr) {
-    load(p.first, place.index, h);
+    h_from = p.first + (place.index * a.channels + channel) * states;
   } else if (!kStatesOnly && a.h0 != nullptr) {
-    load(a.h0, segment.sequence, h);
+    h_from = a.h0 + (segment.sequence * a.channels + channel) * states;
   }
-  const auto store_states = [&](float* to, int64_t index) {
-    float* own = to + (index * a.channels + channel) * states + state0;
-    if (owns && states == kSixteen) {
-      *reinterpret_cast<float4*>(own) = {h[0], h[1], h[2], h[3]};
-      *reinterpret_cast<float4*>(own + 4) = {h[4], h[5], h[6], h[7]};
+#pragma unroll
+  for (int n = 0; n < kSixteen; ++n) {
+    const bool exists = owns && n < states;
+    rate[n] = exists ? RealRate(a.A[channel * states + n]) : 0.0f;
+    h[n] = exists && h_from != nullptr ? h_from[n] : 0.0f;
+  }
+  const auto store_states = [&](float* to) {
+    if (!owns) return;
+    if (states == kSixteen) {
+#pragma unroll
+      for (int n = 0; n < kSixteen; n += 4) {
+        *reinterpret_cast<float4*>(to + n) = {h[n], h[n + 1], h[n + 2], h[n + 3]};
+      }
       return;
     }
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) {
-      if (owns && state0 + k < states) own[k] = h[k];
+    for (int n = 0; n < kSixteen; ++n) {
+      if (n < states) to[n] = h[n];
     }
   };
   const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
   const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
-  T* y = static_cast<T*>(a.y.data) + (segment.row + half) * a.y.stride + channel;
+  T* y = static_cast<T*>(a.y.data) + segment.row * a.y.stride + channel;
   float time = 0;
 
   const auto rows_at = [&](int64_t tile) {
@@ -101,17 +97,17 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
   const auto copy = [&](int64_t tile, int stage) {
     const int64_t row = segment.row + tile * kRows;
     const auto activation = [&](const Rows& from, T(&to)[kRows][kChannels], int unit) {
-      CopyTile<kThreads>(to, static_cast<const T*>(from.data) + row * from.stride + place.channel0,
-                         from.stride, rows_at(tile), place.count, unit);
+      CopyTile<kChannels>(to, static_cast<const T*>(from.data) + row * from.stride + place.channel0,
+                          from.stride, rows_at(tile), place.count, unit);
     };
-    activation(a.x, x_tile[stage], p.x_unit);
-    activation(a.dt, dt_tile[stage], p.dt_unit);
-    if (kPass == Pass::kGated) activation(a.z, z_tile[stage], p.z_unit);
+    activation(a.x, tiles.x[stage], p.x_unit);
+    activation(a.dt, tiles.dt[stage], p.dt_unit);
+    if (kPass == Pass::kGated) activation(a.z, tiles.z[stage], p.z_unit);
   };
   // This thread's quad of a tile's B or C.
-  const int quad_row = tid / kQuads;
-  const bool quad_of_C = tid % kQuads >= kQuads / 2;
-  const int quad = tid % (kQuads / 2) * 4;
+  const int quad_row = c / (2 * kSixteen / 4);
+  const bool quad_of_C = c % (2 * kSixteen / 4) >= kSixteen / 4;
+  const int quad = c % (kSixteen / 4) * 4;
   const Rows& projection = quad_of_C ? a.C : a.B;
   const auto fetch = [&](int64_t tile) {
     const bool wanted = quad_row < rows_at(tile) && !(kStatesOnly && quad_of_C);
@@ -119,20 +115,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
                      wanted ? states : 0, quad_of_C ? p.C_in_fours : p.B_in_fours);
   };
   const auto put = [&](int64_t tile, uint4 bits, int stage) {
-    float* to = quad_of_C ? C_rows[stage][quad_row] : B_rows[stage][quad_row];
+    float* to = quad_of_C ? tiles.C[stage][quad_row] : tiles.B[stage][quad_row];
     *reinterpret_cast<float4*>(to + quad) = ConvertFour(bits, projection.dtype);
-    if (tid < kRows) {
-      const bool given = a.interval != nullptr && tid < rows_at(tile);
-      intervals[stage][tid] = given ? a.interval[segment.row + tile * kRows + tid] : 1.0f;
+    if (c < kRows) {
+      const bool given = a.interval != nullptr && c < rows_at(tile);
+      tiles.interval[stage][c] = given ? a.interval[segment.row + tile * kRows + c] : 1.0f;
     }
   };
 
-  // A lane has its own of two numbers and gets the other lane's: they become those of two rows.
-  const auto exchange = [&](float own, float& first, float& second) {
-    const float other = __shfl_xor_sync(0xffffffffu, own, kWarpChannels);
-    first = half == 0 ? own : other;
-    second = half == 0 ? other : own;
-  };
   struct Group {
     float t[kGroup];  // dt'
     float v[kGroup];  // dt' · x
@@ -141,25 +131,23 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
   const auto prepare = [&](int stage, int row, int rows) {
     Group group;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int own = row + 2 * i + half;
-      const float softplus = Softplus(ToFloat(dt_tile[stage][own][c]) + bias);
-      const float t = own < rows ? softplus * intervals[stage][own] : 0.0f;
-      const float v = own < rows ? t * ToFloat(x_tile[stage][own][c]) : 0.0f;
-      exchange(t, group.t[2 * i], group.t[2 * i + 1]);
-      exchange(v, group.v[2 * i], group.v[2 * i + 1]);
+    for (int j = 0; j < kGroup; ++j) {
+      const float softplus = Softplus(ToFloat(tiles.dt[stage][row + j][c]) + bias);
+      const bool exists = row + j < rows;
+      group.t[j] = exists ? softplus * tiles.interval[stage][row + j] : 0.0f;
+      group.v[j] = exists ? group.t[j] * ToFloat(tiles.x[stage][row + j][c]) : 0.0f;
     }
     return group;
   };
   const auto advance = [&](const Group& group, int stage, int row, float(&sums)[kGroup]) {
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
-      float sum[kStates / 4] = {};  // of four states each, as SelectiveScanStep adds them up
+      float sum[kSixteen / 4] = {};  // of four states each, as SelectiveScanStep adds them up
 #pragma unroll
-      for (int q = 0; q < kStates / 4; ++q) {
+      for (int q = 0; q < kSixteen / 4; ++q) {
         float B[4], C[4] = {};
-        Load<4>(&B_rows[stage][row + j][state0 + 4 * q], B);
-        if (!kStatesOnly) Load<4>(&C_rows[stage][row + j][state0 + 4 * q], C);
+        Load<4>(&tiles.B[stage][row + j][4 * q], B);
+        if (!kStatesOnly) Load<4>(&tiles.C[stage][row + j][4 * q], C);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           float& state = h[4 * q + k];
@@ -167,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
           sum[q] = fmaf(C[k], state, sum[q]);
         }
       }
-      sums[j] = sum[0] + sum[1];
+      sums[j] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
       if (kStatesOnly) time += group.t[j];
     }
   };
@@ -175,19 +163,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
   const auto finish = [&](const float(&sums)[kGroup], int stage, int row, int end) {
     if constexpr (!kStatesOnly) {
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        const int own = row + 2 * i + half;
-        // A lane gets both lanes' sums of its row of two, and gives its own of the other one.
-        const float mine = half == 0 ? sums[2 * i] : sums[2 * i + 1];
-        const float other = half == 0 ? sums[2 * i + 1] : sums[2 * i];
-        float result = mine + __shfl_xor_sync(0xffffffffu, other, kWarpChannels);
-        result = fmaf(skip, ToFloat(x_tile[stage][own][c]), result);
+      for (int j = 0; j < kGroup; ++j) {
+        float result = fmaf(skip, ToFloat(tiles.x[stage][row + j][c]), sums[j]);
         if constexpr (kPass == Pass::kGated) {
-          const float z = ToFloat(z_tile[stage][own][c]);
+          const float z = ToFloat(tiles.z[stage][row + j][c]);
           result *= z * Sigmoid(z);
         }
-        if (owns && own < end) *y = FromFloat<T>(result);
-        y += 2 * a.y.stride;
+        if (owns && row + j < end) *y = FromFloat<T>(result);
+        y += a.y.stride;
       }
     }
   };
@@ -200,16 +183,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
   CommitCopies();
   for (int64_t tile = 0; tile < count; ++tile) {
     const int stage = static_cast<int>(tile & 1);
+    const int next = stage ^ 1;
     AwaitCopies();
     __syncthreads();  // the tile is there, and nobody reads the one before any more
     uint4 bits = {};
     if (tile + 1 < count) {
-      copy(tile + 1, stage ^ 1);
+      copy(tile + 1, next);
       bits = fetch(tile + 1);
     }
     CommitCopies();
     if (!kStatesOnly && a.chunk_states != nullptr && tile * kRows % kChunkRows == 0) {
-      store_states(a.chunk_states, segment.chunk + tile * kRows / kChunkRows);
+      const int64_t chunk = segment.chunk + tile * kRows / kChunkRows;
+      store_states(a.chunk_states + (chunk * a.channels + channel) * states);
     }
     const int rows = rows_at(tile);
     if (rows == kRows) {
@@ -235,14 +220,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
         finish(sums, stage, row, rows);
       }
     }
-    if (tile + 1 < count) put(tile + 1, bits, stage ^ 1);
+    if (tile + 1 < count) put(tile + 1, bits, next);
   }
 
   if constexpr (kStatesOnly) {
-    store_states(p.added, place.index);
-    if (owns && half == 0) p.time[place.index * a.channels + channel] = time;
+    store_states(p.added + (place.index * a.channels + channel) * states);
+    if (owns) p.time[place.index * a.channels + channel] = time;
   } else if (segment.last && a.hT != nullptr) {
-    store_states(a.hT, segment.sequence);
+    store_states(a.hT + (segment.sequence * a.channels + channel) * states);
   }
 }
 
@@ -264,7 +249,10 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
   const auto segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
   const auto run = [&](auto kernel) {
-    kernel<<<static_cast<unsigned>(segments * blocks), kThreads, 0, context.stream()>>>(plan);
+    constexpr int kBytes = static_cast<int>(sizeof(Tiles<T>));
+    Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+          "selective_scan's shared memory");
+    kernel<<<static_cast<unsigned>(segments * blocks), kChannels, kBytes, context.stream()>>>(plan);
     CheckLaunch("selective_scan");
   };
   const auto run_last = [&] {

@@ -182,7 +182,7 @@ inline bool HasSixteenStates(const SelectiveScanArguments& a) {
   return !a.is_complex && a.states <= 16;
 }
 void SelectiveScanSixteen(Context& context, const SelectiveScanArguments& a);
-// Sequences of one row each with so few states, and no states to save for a backward.
+// Sequences of one row each with 16 states, and no states to save for a backward.
 bool IsScanStep(const SelectiveScanArguments& a);
 void SelectiveScanStep(Context& context, const SelectiveScanArguments& a);
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b);

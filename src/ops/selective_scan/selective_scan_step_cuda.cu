@@ -1,7 +1,7 @@
-// selective_scan on CUDA for sequences of one row each, as in generation, and up to 16 real states:
-// the recurrence itself. What it costs is reading and writing the states, so four lanes share a
-// channel and read four states each, all that a warp wants in one piece, of several sequences at a
-// time. Results are, bit for bit, those of the kernel for many rows.
+// selective_scan on CUDA for sequences of one row each, as in generation, and 16 real states: the
+// recurrence itself. What it costs is reading and writing the states, so four lanes share a channel
+// and read four states each, all that a warp wants in one piece, of several sequences at a time and
+// without a branch in between. Results are, bit for bit, those of the kernel for many rows.
 #include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
 
 namespace adder::cuda {
@@ -11,89 +11,85 @@ constexpr int kThreads = 256;
 constexpr int kLanes = kSixteen / 4;  // of a channel
 constexpr int kAhead = kLanes;        // sequences at a time: each lane finishes one
 
-struct Plan {
-  SelectiveScanArguments a;
-  bool B_in_fours, C_in_fours;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) StepKernel(const __grid_constant__ Plan p) {
-  const SelectiveScanArguments& a = p.a;
+// What lies past the last channel or sequence is computed as the last one, and not written.
+template <class T, class P>
+__global__ void __launch_bounds__(kThreads)
+    StepKernel(const __grid_constant__ SelectiveScanArguments a) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int state0 = lane * 4;
-  const int64_t channel = index / kLanes;
-  const bool owns = channel < a.channels;
-  const auto states = static_cast<int>(a.states);
-  const int64_t group_column = owns ? channel / (a.channels / a.groups) * states : 0;
+  const bool owns = index / kLanes < a.channels;
+  const int64_t channel = min(index / kLanes, a.channels - 1);
+  const int64_t group_column = channel / (a.channels / a.groups) * kSixteen;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kAhead;
+  const auto row_of = [&](int j) { return min(first + j, a.sequences - 1); };
+  const int64_t state = channel * kSixteen + lane * 4;  // of those of a sequence
+  const int64_t all = a.channels * kSixteen;
 
-  // This lane's states of its channel in [index, D, N].
-  const auto load = [&](const float* from, int64_t at, float(&to)[4]) {
-    const float* own = from + (at * a.channels + channel) * states + state0;
-    if (owns && states == kSixteen) {
-      Load<4>(own, to);
-      return;
-    }
+  float rate[4], h[kAhead][4] = {}, x[kAhead], dt[kAhead], z[kAhead] = {}, interval[kAhead];
+  float B[kAhead][4], C[kAhead][4];
+  Load<4>(a.A + state, rate);
+  if (a.h0 != nullptr) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) to[k] = owns && state0 + k < states ? own[k] : 0.0f;
-  };
-  float rate[4], h[kAhead][4] = {}, x[kAhead], dt[kAhead], z[kAhead], interval[kAhead];
-  uint4 B[kAhead], C[kAhead];
-  load(a.A, 0, rate);
-#pragma unroll
-  for (int j = 0; j < kAhead; ++j) {
-    const int64_t row = first + j;
-    const bool exists = owns && row < a.sequences;
-    if (exists && a.h0 != nullptr) load(a.h0, row, h[j]);
-    const auto activation = [&](const Rows& rows) {
-      if (!exists || rows.data == nullptr) return 0.0f;
-      return ToFloat(static_cast<const T*>(rows.data)[row * rows.stride + channel]);
-    };
-    x[j] = activation(a.x);
-    dt[j] = activation(a.dt);
-    z[j] = activation(a.z);
-    interval[j] = exists && a.interval != nullptr ? a.interval[row] : 1.0f;
-    const int end = exists ? states : 0;
-    B[j] = FetchFour(a.B, row, group_column, state0, end, p.B_in_fours);
-    C[j] = FetchFour(a.C, row, group_column, state0, end, p.C_in_fours);
+    for (int j = 0; j < kAhead; ++j) Load<4>(a.h0 + row_of(j) * all + state, h[j]);
   }
-  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
-  const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
+  const auto activation = [&](const Rows& rows, float(&to)[kAhead]) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      to[j] = ToFloat(static_cast<const T*>(rows.data)[row_of(j) * rows.stride + channel]);
+    }
+  };
+  const auto projection = [&](const Rows& rows, float(&to)[kAhead][4]) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      Load<4>(static_cast<const P*>(rows.data) + row_of(j) * rows.stride + group_column + lane * 4,
+              to[j]);
+    }
+  };
+  activation(a.x, x);
+  activation(a.dt, dt);
+  projection(a.B, B);
+  projection(a.C, C);
+  if (a.z.data != nullptr) activation(a.z, z);
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) interval[j] = 1;
+  if (a.interval != nullptr) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) interval[j] = a.interval[row_of(j)];
+  }
+  const float bias = a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
+  const float skip = a.D != nullptr ? a.D[channel] : 0.0f;
 
-  float y = 0;  // of this lane's sequence
+  float sums[kAhead];
 #pragma unroll
   for (int j = 0; j < kAhead; ++j) {
-    const int64_t row = first + j;
     const float t = Softplus(dt[j] + bias) * interval[j];
-    const float4 B4 = ConvertFour(B[j], a.B.dtype);
-    const float4 C4 = ConvertFour(C[j], a.C.dtype);
-    const float Bs[4] = {B4.x, B4.y, B4.z, B4.w};
-    const float Cs[4] = {C4.x, C4.y, C4.z, C4.w};
+    const float v = t * x[j];
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      h[j][k] = fmaf(Exp2(t * RealRate(rate[k])), h[j][k], t * x[j] * Bs[k]);
-      sum = fmaf(Cs[k], h[j][k], sum);
+      h[j][k] = fmaf(Exp2(t * RealRate(rate[k])), h[j][k], v * B[j][k]);
+      sum = fmaf(C[j][k], h[j][k], sum);
     }
+    sums[j] = sum;
+  }
 #pragma unroll
-    for (int distance = 1; distance < kLanes; distance *= 2) {
-      sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    }
-    if (lane == j) {
-      y = fmaf(skip, x[j], sum);
-      if (a.z.data != nullptr) y *= z[j] * Sigmoid(z[j]);
-    }
-    if (a.hT == nullptr || !owns || row >= a.sequences) continue;
-    float* own = a.hT + (row * a.channels + channel) * states + state0;
-    if (states == kSixteen) {
-      Store<4>(h[j], own);
-    } else {
+  for (int distance = 1; distance < kLanes; distance *= 2) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (state0 + k < states) own[k] = h[j][k];
-      }
+    for (int j = 0; j < kAhead; ++j) sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], distance);
+  }
+  if (a.hT != nullptr) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (owns && first + j < a.sequences) Store<4>(h[j], a.hT + (first + j) * all + state);
     }
+  }
+  // This lane's sequence.
+  float y = 0;
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    float result = fmaf(skip, x[j], sums[j]);
+    if (a.z.data != nullptr) result *= z[j] * Sigmoid(z[j]);
+    if (lane == j) y = result;
   }
   if (owns && first + lane < a.sequences) {
     static_cast<T*>(a.y.data)[(first + lane) * a.y.stride + channel] = FromFloat<T>(y);
@@ -103,7 +99,8 @@ __global__ void __launch_bounds__(kThreads) StepKernel(const __grid_constant__ P
 }  // namespace
 
 bool IsScanStep(const SelectiveScanArguments& a) {
-  if (!HasSixteenStates(a) || a.rows != a.sequences || a.chunk_states != nullptr) return false;
+  if (a.is_complex || a.states != kSixteen || a.chunk_states != nullptr) return false;
+  if (a.rows != a.sequences || !InFours(a.B, a) || !InFours(a.C, a)) return false;
   for (int64_t s = 0; s < a.sequences; ++s) {
     if (a.offsets[s] != s) return false;
   }
@@ -111,11 +108,13 @@ bool IsScanStep(const SelectiveScanArguments& a) {
 }
 
 void SelectiveScanStep(Context& context, const SelectiveScanArguments& a) {
-  const Plan plan = {.a = a, .B_in_fours = InFours(a.B, a), .C_in_fours = InFours(a.C, a)};
   const dim3 grid(static_cast<unsigned>((a.channels * kLanes + kThreads - 1) / kThreads),
                   static_cast<unsigned>((a.sequences + kAhead - 1) / kAhead));
-  VisitActivation(a.x.dtype, [&](auto type) {
-    StepKernel<decltype(type)><<<grid, kThreads, 0, context.stream()>>>(plan);
+  VisitActivation(a.x.dtype, [&](auto activation) {
+    VisitActivation(a.B.dtype, [&](auto projection) {
+      StepKernel<decltype(activation), decltype(projection)>
+          <<<grid, kThreads, 0, context.stream()>>>(a);
+    });
   });
   CheckLaunch("selective_scan's step");
 }
