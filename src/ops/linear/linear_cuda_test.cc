@@ -134,8 +134,9 @@ void ExpectBackwardAsOnCpu(Random& random, const Case& c, bool accumulate) {
   const LinearGradients cpu = run({});
   const LinearGradients cuda = run(kCuda);
   const LinearGradients again = run(kCuda);
-  // The CPU rounds what it adds to dx and the sum, cuBLASLt the sum only.
-  EXPECT_TRUE(Near(OnCpu(cuda.dx), cpu.dx, (accumulate ? 2 : 1) * 1.01 * Tolerance(c.x, c.x, c.x)));
+  // Sums that differ in their last places may be rounded to neighbours, which are two roundings
+  // apart; the CPU rounds what it adds to dx and the sum, cuBLASLt the sum only.
+  EXPECT_TRUE(Near(OnCpu(cuda.dx), cpu.dx, (accumulate ? 3 : 2) * Tolerance(c.x, c.x, c.x)));
   EXPECT_TRUE(Near(OnCpu(cuda.dW), cpu.dW, 1e-5));
   EXPECT_TRUE(Near(OnCpu(cuda.dbias), cpu.dbias, 1e-5));
   EXPECT_TRUE(SameBits(OnCpu(cuda.dx), OnCpu(again.dx)));

@@ -17,11 +17,9 @@
 namespace adder::cuda {
 namespace {
 
-constexpr int kChannels = 128;                         // of a block: a thread each
-constexpr int kBlocks = 3;                             // of a multiprocessor, at a time
-constexpr int kRows = 16;                              // of a tile
-constexpr int kGroup = 4;                              // rows; kRows is a multiple
-static_assert(kRows * 2 * kSixteen / 4 == kChannels);  // a quad of B or C for each thread
+constexpr int kChannels = 128;  // of a block: a thread each
+constexpr int kBlocks = 3;      // of a multiprocessor, at a time
+constexpr int kGroup = 4;       // rows; kRows is a multiple
 
 struct Plan {
   SelectiveScanArguments a;
@@ -34,8 +32,13 @@ struct Plan {
   bool B_in_fours, C_in_fours;
 };
 
+// Rows of a tile.
+template <class T>
+inline constexpr int kTileRows = sizeof(T) == 2 ? 32 : 16;
+
 template <class T>
 struct Tiles {
+  static constexpr int kRows = kTileRows<T>;
   T x[2][kRows][kChannels];
   T dt[2][kRows][kChannels];
   T z[2][kRows][kChannels];
@@ -49,6 +52,7 @@ enum class Pass { kStates, kPlain, kGated };  // to find states only; without an
 template <class T, Pass kPass>
 __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
   constexpr bool kStatesOnly = kPass == Pass::kStates;
+  constexpr int kRows = kTileRows<T>;
   extern __shared__ __align__(16) char shared[];
   auto& tiles = *reinterpret_cast<Tiles<T>*>(shared);
   const SelectiveScanArguments& a = p.a;
@@ -104,19 +108,30 @@ __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_co
     activation(a.dt, tiles.dt[stage], p.dt_unit);
     if (kPass == Pass::kGated) activation(a.z, tiles.z[stage], p.z_unit);
   };
-  // This thread's quad of a tile's B or C.
-  const int quad_row = c / (2 * kSixteen / 4);
-  const bool quad_of_C = c % (2 * kSixteen / 4) >= kSixteen / 4;
-  const int quad = c % (kSixteen / 4) * 4;
+  // This thread's quads of a tile's B or C: one in every kQuadRows rows.
+  constexpr int kQuads = 2 * kSixteen / 4;  // of a row
+  constexpr int kQuadRows = kChannels / kQuads;
+  constexpr int kMine = kRows / kQuadRows;
+  const int quad_row = c / kQuads;
+  const bool quad_of_C = c % kQuads >= kQuads / 2;
+  const int quad = c % (kQuads / 2) * 4;
   const Rows& projection = quad_of_C ? a.C : a.B;
-  const auto fetch = [&](int64_t tile) {
-    const bool wanted = quad_row < rows_at(tile) && !(kStatesOnly && quad_of_C);
-    return FetchFour(projection, segment.row + tile * kRows + quad_row, place.group * states, quad,
-                     wanted ? states : 0, quad_of_C ? p.C_in_fours : p.B_in_fours);
+  const auto fetch = [&](int64_t tile, uint4(&bits)[kMine]) {
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      const int row = i * kQuadRows + quad_row;
+      const bool wanted = row < rows_at(tile) && !(kStatesOnly && quad_of_C);
+      bits[i] = FetchFour(projection, segment.row + tile * kRows + row, place.group * states, quad,
+                          wanted ? states : 0, quad_of_C ? p.C_in_fours : p.B_in_fours);
+    }
   };
-  const auto put = [&](int64_t tile, uint4 bits, int stage) {
-    float* to = quad_of_C ? tiles.C[stage][quad_row] : tiles.B[stage][quad_row];
-    *reinterpret_cast<float4*>(to + quad) = ConvertFour(bits, projection.dtype);
+  const auto put = [&](int64_t tile, const uint4(&bits)[kMine], int stage) {
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      const int row = i * kQuadRows + quad_row;
+      float* to = quad_of_C ? tiles.C[stage][row] : tiles.B[stage][row];
+      *reinterpret_cast<float4*>(to + quad) = ConvertFour(bits[i], projection.dtype);
+    }
     if (c < kRows) {
       const bool given = a.interval != nullptr && c < rows_at(tile);
       tiles.interval[stage][c] = given ? a.interval[segment.row + tile * kRows + c] : 1.0f;
@@ -127,13 +142,13 @@ __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_co
     float t[kGroup];  // dt'
     float v[kGroup];  // dt' · x
   };
-  // Rows that the tile lacks change nothing.
-  const auto prepare = [&](int stage, int row, int rows) {
+  // Rows that a tile which is not full lacks change nothing.
+  const auto prepare = [&](auto full, int stage, int row, int rows) {
     Group group;
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       const float softplus = Softplus(ToFloat(tiles.dt[stage][row + j][c]) + bias);
-      const bool exists = row + j < rows;
+      const bool exists = full() || row + j < rows;
       group.t[j] = exists ? softplus * tiles.interval[stage][row + j] : 0.0f;
       group.v[j] = exists ? group.t[j] * ToFloat(tiles.x[stage][row + j][c]) : 0.0f;
     }
@@ -159,26 +174,48 @@ __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_co
       if (kStatesOnly) time += group.t[j];
     }
   };
-  // Rows from `end` on are not written.
-  const auto finish = [&](const float(&sums)[kGroup], int stage, int row, int end) {
-    if constexpr (!kStatesOnly) {
+  // Row j of the group is written where writes(j).
+  const auto finish = [&](const float(&sums)[kGroup], int stage, int row, auto writes) {
 #pragma unroll
-      for (int j = 0; j < kGroup; ++j) {
-        float result = fmaf(skip, ToFloat(tiles.x[stage][row + j][c]), sums[j]);
-        if constexpr (kPass == Pass::kGated) {
-          const float z = ToFloat(tiles.z[stage][row + j][c]);
-          result *= z * Sigmoid(z);
-        }
-        if (owns && row + j < end) *y = FromFloat<T>(result);
-        y += a.y.stride;
+    for (int j = 0; j < kGroup; ++j) {
+      float result = fmaf(skip, ToFloat(tiles.x[stage][row + j][c]), sums[j]);
+      if constexpr (kPass == Pass::kGated) {
+        const float z = ToFloat(tiles.z[stage][row + j][c]);
+        result *= z * Sigmoid(z);
       }
+      if (writes(j)) y[j * a.y.stride] = FromFloat<T>(result);
+    }
+  };
+  const auto walk = [&](auto full, int stage, int rows) {
+    Group group = prepare(full, stage, 0, rows);
+    float sums[kGroup] = {};
+    const int last = full() ? kRows - kGroup : (rows - 1) / kGroup * kGroup;
+#pragma unroll 1
+    for (int row = 0; row <= last; row += kGroup) {
+      // In the first turn nothing is finished, in the last one nothing needs preparing.
+      const Group after = prepare(full, stage, min(row + kGroup, last), rows);
+      float own[kGroup];
+      advance(group, stage, row, own);
+      if constexpr (!kStatesOnly) {
+        finish(sums, stage, max(row - kGroup, 0), [&](int) { return owns && row > 0; });
+        if (row > 0) y += kGroup * a.y.stride;
+      }
+      group = after;
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) sums[j] = own[j];
+    }
+    if constexpr (!kStatesOnly) {
+      finish(sums, stage, last, [&](int j) { return owns && (full() || last + j < rows); });
+      y += kGroup * a.y.stride;
     }
   };
 
   const int64_t count = (segment.rows + kRows - 1) / kRows;
   if (count > 0) {
+    uint4 bits[kMine];
     copy(0, 0);
-    put(0, fetch(0), 0);
+    fetch(0, bits);
+    put(0, bits, 0);
   }
   CommitCopies();
   for (int64_t tile = 0; tile < count; ++tile) {
@@ -186,10 +223,10 @@ __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_co
     const int next = stage ^ 1;
     AwaitCopies();
     __syncthreads();  // the tile is there, and nobody reads the one before any more
-    uint4 bits = {};
+    uint4 bits[kMine];
     if (tile + 1 < count) {
       copy(tile + 1, next);
-      bits = fetch(tile + 1);
+      fetch(tile + 1, bits);
     }
     CommitCopies();
     if (!kStatesOnly && a.chunk_states != nullptr && tile * kRows % kChunkRows == 0) {
@@ -197,29 +234,7 @@ __global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_co
       store_states(a.chunk_states + (chunk * a.channels + channel) * states);
     }
     const int rows = rows_at(tile);
-    if (rows == kRows) {
-      Group group = prepare(stage, 0, kRows);
-      float sums[kGroup] = {};
-#pragma unroll
-      for (int row = 0; row < kRows; row += kGroup) {
-        Group after = {};
-        if (row + kGroup < kRows) after = prepare(stage, row + kGroup, kRows);
-        float own[kGroup];
-        advance(group, stage, row, own);
-        if (row > 0) finish(sums, stage, row - kGroup, kRows);
-        group = after;
-#pragma unroll
-        for (int j = 0; j < kGroup; ++j) sums[j] = own[j];
-      }
-      finish(sums, stage, kRows - kGroup, kRows);
-    } else {
-#pragma unroll 1
-      for (int row = 0; row < rows; row += kGroup) {
-        float sums[kGroup];
-        advance(prepare(stage, row, rows), stage, row, sums);
-        finish(sums, stage, row, rows);
-      }
-    }
+    rows == kRows ? walk(std::true_type(), stage, rows) : walk(std::false_type(), stage, rows);
     if (tile + 1 < count) put(tile + 1, bits, next);
   }
 
