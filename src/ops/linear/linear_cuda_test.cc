@@ -103,6 +103,17 @@ TEST_F(LinearCudaTest, MultipliesAnyWeightWithAnyActivation) {
   }
 }
 
+// Rows of several chunks, whole and not, and more of them than run at a time.
+TEST_F(LinearCudaTest, ReadsQuantizedWeightsForFewRows) {
+  Random random(5);
+  for (const DType W : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+    for (const int64_t rows : {1, 2, 3, 4, 5}) {
+      ExpectAsOnCpu(random, {.rows = rows, .N = 13, .K = 2048, .W = W, .bias = true});
+      ExpectAsOnCpu(random, {.rows = rows, .N = 7001, .K = 1280, .W = W});
+    }
+  }
+}
+
 // W is converted in slices where it does not fit one.
 TEST_F(LinearCudaTest, ConvertsLargeWeightsInSlices) {
   Random random(3);

@@ -10,4 +10,8 @@ namespace adder::cuda {
 bool TakesFewRows(const LinearArguments& a);
 void LinearFewRows(Context& context, const LinearArguments& a);
 
+// The same for quantized W.
+bool TakesQuantizedRows(const LinearArguments& a);
+void LinearQuantizedRows(Context& context, const LinearArguments& a);
+
 }  // namespace adder::cuda
