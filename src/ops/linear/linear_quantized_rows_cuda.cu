@@ -41,9 +41,9 @@ __device__ inline float HalfOf(uint32_t bits) { return __half2float(__ushort_as_
 // an even address.
 template <int kWords>
 __device__ inline float ScaleAndWords(const std::byte* chunk, int lane, uint32_t (&words)[kWords]) {
-  const int begin = (2 + 4 * kWords) * lane;
+  const auto begin = reinterpret_cast<uintptr_t>(chunk + (2 + 4 * kWords) * lane);
   const bool aligned = begin % 4 == 0;
-  const auto* from = reinterpret_cast<const uint32_t*>(chunk + (begin & ~3));
+  const auto* from = reinterpret_cast<const uint32_t*>(begin & ~uintptr_t{3});
   uint32_t raw[kWords + 1];
 #pragma unroll
   for (int i = 0; i <= kWords; ++i) raw[i] = from[i];
@@ -137,33 +137,45 @@ inline constexpr int kElements = sizeof(Block) > 100 ? 256 : 32;
 template <class Block>
 inline constexpr int kChunkBytes = kChunk / kElements<Block>* static_cast<int>(sizeof(Block));
 
+// A chunk is copied with what lies around it in its first and last 16 bytes.
+template <class Block>
+constexpr int StageBytes() {
+  return (kChunkBytes<Block> + 15 + 15) / 16 * 16;
+}
+
 // Shared memory: the warps' chunks, then x as [kRows][8][blocks of K] quads.
 template <class Block, int kRows>
 __global__ void __launch_bounds__(kThreads)
     QuantizedRowsKernel(const __grid_constant__ LinearArguments a) {
   extern __shared__ __align__(16) std::byte shared[];
-  constexpr int kStageBytes = (kChunkBytes<Block> + 15) / 16 * 16;
+  constexpr int kStageBytes = StageBytes<Block>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   std::byte* stages = shared + warp * kStages * kStageBytes;
   auto* x = reinterpret_cast<float4*>(shared + kWarps * kStages * kStageBytes);
   const auto blocks = static_cast<int>(a.K / kBlock);
+  const int64_t row_bytes = a.K / kElements<Block> * static_cast<int64_t>(sizeof(Block));
 
   // Chunk `index` of this warp's rows, one after the other.
   const int chunks = (blocks + 31) / 32;  // of a row
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   const int64_t count = first_row < a.N ? (a.N - first_row + step - 1) / step * chunks : 0;
+  const auto chunk_at = [&](int64_t row, int chunk) {
+    return reinterpret_cast<uintptr_t>(a.W.data) +
+           static_cast<uintptr_t>(row * a.W_row_bytes +
+                                  static_cast<int64_t>(chunk) * kChunkBytes<Block>);
+  };
   const auto fetch = [&](int64_t row, int chunk, int stage) {
-    const int bytes =
-        static_cast<int>(min(static_cast<int64_t>(kChunkBytes<Block>),
-                             a.W_row_bytes - static_cast<int64_t>(chunk) * kChunkBytes<Block>));
-    const std::byte* from = static_cast<const std::byte*>(a.W.data) + row * a.W_row_bytes +
-                            static_cast<int64_t>(chunk) * kChunkBytes<Block>;
+    const int64_t bytes = min(static_cast<int64_t>(kChunkBytes<Block>),
+                              row_bytes - static_cast<int64_t>(chunk) * kChunkBytes<Block>);
+    const uintptr_t begin = chunk_at(row, chunk);
+    const uintptr_t end = begin + static_cast<uintptr_t>(bytes);
     std::byte* to = stages + stage * kStageBytes;
-    for (int i = lane * 16; i < bytes; i += 32 * 16) {
+    uintptr_t from = (begin & ~uintptr_t{15}) + static_cast<uintptr_t>(lane) * 16;
+    for (int i = lane * 16; from < end; i += 32 * 16, from += 32 * 16) {
       const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + i));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + i));
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from));
     }
   };
   int64_t ahead_row = first_row;
@@ -222,7 +234,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Block, int kRows>
 int64_t SharedBytes(int64_t K) {
-  return kWarps * kStages * ((kChunkBytes<Block> + 15) / 16 * 16) + kRows * K * 4;
+  return kWarps * kStages * StageBytes<Block>() + kRows * K * 4;
 }
 
 template <class Block, int kRows>
@@ -245,7 +257,9 @@ bool TakesQuantizedRows(const LinearArguments& a) {
   if (!IsQuantized(a.W.dtype) || a.rows > kMostRows || a.K == 0) return false;
   const int64_t x_size = a.x.dtype == DType::kF32 ? 4 : 2;
   const int64_t rounded = a.rows <= 2 ? a.rows : kMostRows;
-  return a.W_row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(a.W.data) % 16 == 0 &&
+  const uintptr_t odd = a.W.dtype == DType::kQ4_K ? 3 : 1;  // what its words or halves begin at
+  return ((reinterpret_cast<uintptr_t>(a.W.data) | static_cast<uintptr_t>(a.W_row_bytes)) & odd) ==
+             0 &&
          AlignedTo(4 * x_size, a.x.data, a.x.stride, x_size) &&
          SharedBytes<BlockQ8_0, 1>(0) + rounded * a.K * 4 <= kMostShared;
 }
