@@ -38,8 +38,8 @@ void Run() {
           .dweight = Tensor::Zeros(in.weight.shape(), DType::kF32, kCuda),
           .dbias = Tensor::Zeros({c.channels}, DType::kF32, kCuda),
           .d_initial_window = {}};
-      forward.push_back([in, y] { CausalConv1d(in, {.y = y, .final_window = {}}); });
-      both.push_back([in, y, dy, g] {
+      forward.emplace_back([in, y] { CausalConv1d(in, {.y = y, .final_window = {}}); });
+      both.emplace_back([in, y, dy, g] {
         CausalConv1d(in, {.y = y, .final_window = {}});
         CausalConv1dBackward(in, dy, Tensor(), g);
       });

@@ -9,7 +9,6 @@ namespace {
 using test::kCuda;
 using test::Near;
 using test::OnCpu;
-using test::OnCuda;
 using test::RandomNormal;
 using test::SameBits;
 using CausalConv1dCudaTest = test::CudaTest;

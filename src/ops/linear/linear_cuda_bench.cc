@@ -27,7 +27,7 @@ std::vector<std::function<void()>> Calls(int64_t rows, const Projection& p, DTyp
   for (int64_t i = 0; i < copies; ++i) {
     const Tensor W = first.Clone();
     const Tensor y = Tensor::Empty({rows, p.N}, DType::kBF16, kCuda);
-    calls.push_back([x, W, y] { Linear(x, W, {}, y); });
+    calls.emplace_back([x, W, y] { Linear(x, W, {}, y); });
   }
   return calls;
 }

@@ -26,13 +26,13 @@ void Run() {
       in.weight = bench::RandomRows(random, 1, channels, DType::kF32).Reshape({channels});
       const RmsNormOutputs out = {.y = Tensor::Empty(in.x.shape(), DType::kBF16, kCuda),
                                   .residual_out = matrix(DType::kF32)};
-      forward.push_back([in, out] { RmsNorm(in, out); });
+      forward.emplace_back([in, out] { RmsNorm(in, out); });
       const Tensor dy = matrix(DType::kBF16);
       const Tensor through = matrix(DType::kF32);
       const RmsNormGradients g = {.dr = through,
                                   .dx = Tensor::Empty(in.x.shape(), DType::kBF16, kCuda),
                                   .dweight = Tensor::Zeros({channels}, DType::kF32, kCuda)};
-      backward.push_back([in, out, dy, through, g] {
+      backward.emplace_back([in, out, dy, through, g] {
         RmsNormBackward(out.residual_out, in.weight, in.eps, dy, through, g);
       });
     }

@@ -147,8 +147,8 @@ void Run(const std::string& name) {
     std::vector<std::function<void()>> forward;
     std::vector<std::function<void()>> both;
     for (const Call& call : calls) {
-      forward.push_back([call] { call.Forward(); });
-      both.push_back([call] { call.Both(); });
+      forward.emplace_back([call] { call.Forward(); });
+      both.emplace_back([call] { call.Both(); });
     }
     if (times_forward) {
       bench::PrintLine(forward_name, c.peer_forward, floor, bench::MedianSeconds(forward));

@@ -16,7 +16,6 @@ namespace {
 using test::kCuda;
 using test::Near;
 using test::OnCpu;
-using test::OnCuda;
 using test::RandomNormal;
 using test::SameBits;
 using SelectiveScanCudaTest = test::CudaTest;
