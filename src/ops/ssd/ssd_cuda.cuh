@@ -98,7 +98,8 @@ struct SsdWalk {
   bool last_of_segments;    // for each segment, or for each sequence's last
   float* totals;            // [segments, H]: the sums of dt'·A log₂ e, or null
   float* chunk_states;      // [chunks, H, P, N]: before each chunk, or null
-  void* activation_states;  // the same in the activation dtype, or null
+  void* activation_states;  // the same in the activation dtype, or null; in 16 bits a walk with y
+                            // has only those in f32, one without only these
 
   // Whether the walk begins, or ends, its sequence with this segment.
   __device__ bool Begins(const SsdSegment& s) const { return (reverse ? s.last : s.first) != 0; }

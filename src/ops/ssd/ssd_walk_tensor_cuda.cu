@@ -247,10 +247,10 @@ __device__ __forceinline__ void Walk(const SsdWalk& w, const Pieces& pieces, con
     if (kOutput) __syncthreads();  // the weights are there
     if (i + 1 < chunks) fill(chunk_at(i + 1), next);
 
-    if (active && w.chunk_states != nullptr) {
+    if (kOutput && active && w.chunk_states != nullptr) {
       store_states(w.chunk_states + (segment.chunk + c) * w.heads * state_size + state_offset);
     }
-    if (active && w.activation_states != nullptr) {
+    if (!kOutput && active && w.activation_states != nullptr) {
       T* to = static_cast<T*>(w.activation_states) + (segment.chunk + c) * w.heads * state_size +
               state_offset;
       // Of two neighbouring fragments, lanes exchange halves to have four states together.
