@@ -110,7 +110,8 @@ TEST_F(GeneratorCudaTest, ASavedConversationGoesOnOnTheOtherDevice) {
       EXPECT_TRUE(read.state == run.ends.at(0).session.state);
       Generator rest(*second, tokenizer_);
       rest.Add(read, Greedy(14));
-      for (const int32_t token : RunAll(rest).tokens.at(0)) tokens.push_back(token);
+      const Run end = RunAll(rest);
+      tokens.insert(tokens.end(), end.tokens.at(0).begin(), end.tokens.at(0).end());
       EXPECT_EQ(tokens, expected);
     }
   }

@@ -116,20 +116,6 @@ __device__ void AddProducts(const BlockQ4_K*, const std::byte* chunk, int lane, 
   for (int r = 0; r < kRows; ++r) sums[r] = fmaf(scale, own[r], fmaf(-min, of_x[r], sums[r]));
 }
 
-template <int kRows, class X>
-__device__ void AddProducts(const BlockQ6_K*, const std::byte* chunk, int lane, const X& x,
-                            float (&sums)[kRows]) {
-  const auto* blocks = reinterpret_cast<const BlockQ6_K*>(chunk);
-#pragma unroll 1
-  for (int i = 0; i < 8; ++i) {
-    const int first = kBlock * lane + 4 * i;
-    const float4 w = {Unpacked(blocks, first), Unpacked(blocks, first + 1),
-                      Unpacked(blocks, first + 2), Unpacked(blocks, first + 3)};
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) sums[r] = Dot(w, x(r, i), sums[r]);
-  }
-}
-
 // ---- The rows -----------------------------------------------------------------------------------
 
 template <class Block>
@@ -254,7 +240,9 @@ void Launch(Context& context, const LinearArguments& a) {
 }  // namespace
 
 bool TakesQuantizedRows(const LinearArguments& a) {
-  if (!IsQuantized(a.W.dtype) || a.rows > kMostRows || a.K == 0) return false;
+  // Blocks of q6_k are unpacked for cuBLASLt.
+  if (!IsQuantized(a.W.dtype) || a.W.dtype == DType::kQ6_K) return false;
+  if (a.rows > kMostRows || a.K == 0) return false;
   const int64_t x_size = a.x.dtype == DType::kF32 ? 4 : 2;
   const int64_t rounded = a.rows <= 2 ? a.rows : kMostRows;
   const uintptr_t odd = a.W.dtype == DType::kQ4_K ? 3 : 1;  // what its words or halves begin at
@@ -265,7 +253,7 @@ bool TakesQuantizedRows(const LinearArguments& a) {
 }
 
 void LinearQuantizedRows(Context& context, const LinearArguments& a) {
-  VisitBlock(a.W.dtype, [&](auto block) {
+  const auto launch = [&](auto block) {
     using Block = decltype(block);
     if (a.rows == 1) {
       Launch<Block, 1>(context, a);
@@ -274,7 +262,18 @@ void LinearQuantizedRows(Context& context, const LinearArguments& a) {
     } else {
       Launch<Block, 4>(context, a);
     }
-  });
+  };
+  switch (a.W.dtype) {
+    case DType::kQ8_0:
+      launch(BlockQ8_0{});
+      break;
+    case DType::kQ4_0:
+      launch(BlockQ4_0{});
+      break;
+    default:
+      launch(BlockQ4_K{});
+      break;
+  }
   CheckLaunch("linear of few rows");
 }
 
