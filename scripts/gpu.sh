@@ -1,0 +1,122 @@
+#!/bin/bash
+# Everything that a GPU is needed for: builds, tests, checks with compute-sanitizer, measures, and
+# writes a page of Markdown (the newest one is docs/benchmarks/cuda.md).
+#
+# usage: scripts/gpu.sh [--binaries DIR] [--output FILE]
+#
+#   --binaries DIR  programs that were built elsewhere, with libadder_cuda.so beside them, instead
+#                   of a build here
+#   --output FILE   where the page goes (default: build/cuda.md)
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+binaries=
+output=build/cuda.md
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --binaries) binaries=$2 && shift 2 ;;
+    --output) output=$2 && shift 2 ;;
+    *) sed -n '2,/^set /p' "$0" | sed '$d; s/^# \{0,1\}//' >&2 && exit 2 ;;
+  esac
+done
+
+if [[ -z $binaries ]]; then
+  binaries=build
+  cmake --preset release -DADDER_CUDA=ON || exit 1
+  programs=(adder_program device_memory_test)
+  for source in $(git ls-files '*_cuda_test.cc' '*_cuda_bench.cc'); do
+    programs+=("$(basename "$source" .cc)")
+  done
+  cmake --build build --target adder_cuda "${programs[@]}" || exit 1
+fi
+binaries=$(realpath "$binaries")
+export LD_LIBRARY_PATH=$binaries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+"$binaries/adder" devices | grep -q '^cuda:' || { "$binaries/adder" devices >&2; exit 1; }
+
+mkdir -p "$(dirname "$output")"
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+exec 3> "$output"
+page() { printf '%s\n' "$@" | tee /dev/fd/3; }
+failed=0
+
+page "# On an NVIDIA GPU" "" \
+  "Written by \`scripts/gpu.sh\` on $(date +%Y-%m-%d). Times are medians by the device's clock, of random" \
+  "inputs in several buffers; what is compared with the CPU is compared before it is timed." "" \
+  '```'
+"$binaries/adder" devices | tee /dev/fd/3
+page '```' "" "## Tests" "" "| program | result |" "|---|---|"
+for test in "$binaries"/device_memory_test "$binaries"/*_cuda_test; do
+  name=$(basename "$test")
+  if timeout 60 "$test" --gtest_brief=1 > "$log/$name" 2>&1; then
+    page "| $name | $(tail -1 "$log/$name" | sed 's/\[ *PASSED *\] //') passed |"
+  else
+    page "| $name | **failed** |"
+    failed=1
+    cp "$log/$name" "$(dirname "$output")/$name.log"
+  fi
+done
+
+sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+if [[ -x $sanitizer ]]; then
+  page "" "## compute-sanitizer" "" "| program | memcheck | racecheck | initcheck |" "|---|---|---|---|"
+  # The smaller cases: each tool makes a kernel ten to a hundred times slower.
+  filter='*Half*:*Steps*:*Backward*:*Quantized*:*MatchesTheCpu:*AllLayouts*:-*Large*:*SixtyFour*:*Blocks*'
+  for name in selective_scan causal_conv1d ssd attention rms_norm linear embedding softmax_cross_entropy; do
+    test=$binaries/${name}_cuda_test
+    [[ -x $test ]] || continue
+    row="| $name |"
+    for tool in memcheck racecheck initcheck; do
+      timeout 14 "$sanitizer" --tool $tool --error-exitcode 9 "$test" --gtest_brief=1 \
+        --gtest_filter="$filter" > "$log/$tool" 2>&1
+      case $? in
+        0) row+=" clean |" ;;
+        124) row+=" no finding in 14 s |" ;;
+        *) row+=" **findings** |"; failed=1; cp "$log/$tool" "$(dirname "$output")/$tool.$name.log" ;;
+      esac
+    done
+    page "$row"
+  done
+fi
+
+page "" "## Operators" "" '```'
+for bench in "$binaries"/*_cuda_bench; do
+  page "$(basename "$bench" _cuda_bench)"
+  timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee /dev/fd/3
+done
+page '```'
+
+value() { awk -v key="$1" '$1 == key { print $2 }' "$log/bench"; }
+bench() { timeout 60 "$binaries/adder" bench "$@" --dtype bf16 --device cuda > "$log/bench" 2>&1; }
+page "" "## Models" "" "Random weights, bf16. Peers are the official packages on an H100 (mamba_ssm; for" \
+  "Pythia Hugging Face), measured apart from this run." "" \
+  "| work | peer | Adder | ratio | most memory |" "|---|---|---|---|---|"
+row() {  # name, peer, value
+  page "$(awk -v name="$1" -v peer="$2" -v ours="$3" -v bytes="$(value peak_device_bytes)" 'BEGIN {
+    printf "| %s | %s | %.0f | %s | %.1f GiB |", name, peer > 0 ? peer : "", ours,
+           peer > 0 ? sprintf("%.2f", ours / peer) : "", bytes / 1073741824 }')"
+}
+train() {  # size, peer
+  bench train-step --size "$1" --batch 16 --length 2048 --repetitions 3 &&
+    row "train $1, batch 16 × 2048, tokens/s" "$2" "$(value tokens_per_s)"
+}
+decode() {  # size, batch, prompt, generated, peer, extra options
+  bench generate --size "$1" --batch "$2" --prompt-length "$3" --gen-length "$4" --repetitions 1 \
+    "${@:6}" && row "decode $1${6:+ ${*:7}}, batch $2 after $3, tokens/s" "$5" "$(value decode_tokens_per_s)"
+}
+train 130m 162671
+train 370m 68218
+train mamba2-130m 184108
+decode 1.4b 1 128 128 443
+decode 1.4b 1 128 128 0 --quantize q8_0
+decode 1.4b 1 128 128 0 --quantize q4_0
+decode 2.8b 1 64 64 255
+decode 1.4b 128 2048 128 32717
+page "$(awk -v prefill="$(value prefill_tokens_per_s)" -v decode="$(value decode_tokens_per_s)" 'BEGIN {
+  ours = 128 * 128 / (128 * 2048 / prefill + 128 * 128 / decode)
+  printf "| generate 1.4b, batch 128, 2048 → 128, prompt included, tokens/s | 6408 | %.0f | %.2f | |",
+         ours, ours / 6408 }')"
+decode 1.4b 512 2048 32 0
+decode pythia-1.4b 32 2048 32 0
+decode pythia-1.4b 96 2048 32 0
+exit $failed
