@@ -229,6 +229,109 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The same for short rows: a warp takes a row after the other and keeps it in registers, so that
+// nothing waits for a block. A block's warps add their parts of dweight at the end.
+template <class T, class X, int kVector>
+__global__ void __launch_bounds__(kThreads, 2)
+    RmsNormBackwardShortKernel(RmsNormBackwardArguments a, float* partial) {
+  constexpr int kWarps = kThreads / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto channels = static_cast<int>(a.channels);
+  const auto count = static_cast<float>(a.channels);
+  float sums[kKept][kVector] = {};
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp; row < a.rows; row += step) {
+    const float* r = static_cast<const float*>(a.r.data) + row * a.r.stride;
+    const T* dy = static_cast<const T*>(a.dy.data) + row * a.dy.stride;
+    float values[kKept][kVector], g[kKept][kVector];
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      const int d = (k * 32 + lane) * kVector;
+      if (d >= channels) continue;
+      Load<kVector>(r + d, values[k]);
+      Load<kVector>(dy + d, g[k]);
+    }
+    // Calls visit(k, d, w) with the weights of each vector.
+    const auto for_each = [&](auto visit) {
+#pragma unroll
+      for (int k = 0; k < kKept; ++k) {
+        const int d = (k * 32 + lane) * kVector;
+        if (d >= channels) continue;
+        float w[kVector];
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) w[i] = 1;
+        if (a.weight != nullptr) Load<kVector>(a.weight + d, w);
+        visit(k, d, w);
+      }
+    };
+    float squares = 0;
+    float dot = 0;
+    for_each([&](int k, int, const float(&w)[kVector]) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        squares = fmaf(values[k][i], values[k][i], squares);
+        dot = fmaf(values[k][i], g[k][i] * w[i], dot);
+      }
+    });
+    squares = WarpSum(squares);
+    dot = WarpSum(dot);
+    float inverse = 1.0f / sqrtf(squares / count + a.eps);
+    // dr = inverse · (w · g - r · factor)
+    float factor = dot / count * inverse * inverse;
+    if (OutOfRange(squares, a.channels, a.eps)) {
+      double exact = 0;
+      double exact_dot = 0;
+      for_each([&](int k, int, const float(&w)[kVector]) {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          exact += static_cast<double>(values[k][i]) * values[k][i];
+          exact_dot += static_cast<double>(values[k][i]) * (g[k][i] * w[i]);
+        }
+      });
+      const double mean = WarpSum(exact) / static_cast<double>(a.channels) + a.eps;
+      inverse = static_cast<float>(1.0 / sqrt(mean));
+      factor = static_cast<float>(WarpSum(exact_dot) / static_cast<double>(a.channels) / mean);
+    }
+    for_each([&](int k, int d, const float(&w)[kVector]) {
+      float result[kVector];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        sums[k][i] = fmaf(g[k][i], values[k][i] * inverse, sums[k][i]);
+        result[i] = inverse * fmaf(-values[k][i], factor, g[k][i] * w[i]);
+      }
+      if (a.d_residual_out.data != nullptr) {
+        float more[kVector];
+        Load<kVector>(
+            static_cast<const float*>(a.d_residual_out.data) + row * a.d_residual_out.stride + d,
+            more);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) result[i] += more[i];
+      }
+      if (a.dr.data != nullptr) {
+        Store<kVector>(result, static_cast<float*>(a.dr.data) + row * a.dr.stride + d);
+      }
+      if (a.dx.data != nullptr) {
+        Store<kVector>(result, static_cast<X*>(a.dx.data) + row * a.dx.stride + d);
+      }
+    });
+  }
+  if (partial == nullptr) return;
+  __shared__ float all[kWarps][kKept * 32 * kVector];
+#pragma unroll
+  for (int k = 0; k < kKept; ++k) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) all[warp][(k * 32 + lane) * kVector + i] = sums[k][i];
+  }
+  __syncthreads();
+  for (int d = static_cast<int>(threadIdx.x); d < channels; d += kThreads) {
+    float sum = 0;
+#pragma unroll
+    for (int other = 0; other < kWarps; ++other) sum += all[other][d];
+    partial[blockIdx.x * a.channels + d] = sum;
+  }
+}
+
 // Whether every given matrix can be read four elements at a time.
 bool FourAtATime(int64_t channels, std::initializer_list<Rows> all, const float* weight) {
   if (channels % 4 != 0 || !AlignedTo(16, weight, 0, 4)) return false;
@@ -275,21 +378,22 @@ void RmsNormBackward(const RmsNormBackwardArguments& a) {
   if (a.rows == 0 || a.channels == 0) return;
   const ProfilerRange range("rms_norm backward");
   Context& context = ContextOf(a.device);
-  const int64_t blocks = std::min<int64_t>(a.rows, 4 * context.multiprocessors());
+  const bool four = FourAtATime(a.channels, {a.r, a.dy, a.d_residual_out, a.dr, a.dx}, a.weight);
+  const bool is_short = a.channels <= kShortRow * (four ? 4 : 1) / 4;
+  const int64_t at_once = is_short ? kThreads / 32 : 1;  // rows of a block
+  const int64_t blocks =
+      std::min<int64_t>((a.rows + at_once - 1) / at_once, 4 * context.multiprocessors());
   const Scratch partial(context, a.dweight == nullptr ? 0 : blocks * a.channels * 4);
   float* sums = a.dweight == nullptr ? nullptr : partial.data<float>();
-  const bool four = FourAtATime(a.channels, {a.r, a.dy, a.d_residual_out, a.dr, a.dx}, a.weight);
   VisitActivation(a.dy.dtype, [&](auto dy) {
     VisitActivation(a.dx.dtype, [&](auto dx) {
       using T = decltype(dy);
       using X = decltype(dx);
-      if (four) {
-        RmsNormBackwardKernel<T, X, 4>
-            <<<static_cast<unsigned>(blocks), kThreads, 0, context.stream()>>>(a, sums);
-      } else {
-        RmsNormBackwardKernel<T, X, 1>
-            <<<static_cast<unsigned>(blocks), kThreads, 0, context.stream()>>>(a, sums);
-      }
+      const auto kernel =
+          is_short
+              ? (four ? RmsNormBackwardShortKernel<T, X, 4> : RmsNormBackwardShortKernel<T, X, 1>)
+              : (four ? RmsNormBackwardKernel<T, X, 4> : RmsNormBackwardKernel<T, X, 1>);
+      kernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.stream()>>>(a, sums);
     });
   });
   CheckLaunch("rms_norm backward");
