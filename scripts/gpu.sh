@@ -2,20 +2,23 @@
 # Everything that a GPU is needed for: builds, tests, checks with compute-sanitizer, measures, and
 # writes a page of Markdown (the newest one is docs/benchmarks/cuda.md).
 #
-# usage: scripts/gpu.sh [--binaries DIR] [--output FILE]
+# usage: scripts/gpu.sh [--binaries DIR] [--output FILE] [--only SECTION]
 #
 #   --binaries DIR  programs that were built elsewhere, with libadder_cuda.so beside them, instead
 #                   of a build here
 #   --output FILE   where the page goes (default: build/cuda.md)
+#   --only SECTION  tests, sanitizer, operators or models
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
 binaries=
 output=build/cuda.md
+only=
 while [[ $# -gt 0 ]]; do
   case $1 in
     --binaries) binaries=$2 && shift 2 ;;
     --output) output=$2 && shift 2 ;;
+    --only) only=$2 && shift 2 ;;
     *) sed -n '2,/^set /p' "$0" | sed '$d; s/^# \{0,1\}//' >&2 && exit 2 ;;
   esac
 done
@@ -37,6 +40,7 @@ mkdir -p "$(dirname "$output")"
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 exec 3> "$output"
+wanted() { [[ -z $only || $only == "$1" ]]; }
 page() { printf '%s\n' "$@" | tee /dev/fd/3; }
 failed=0
 
@@ -45,20 +49,24 @@ page "# On an NVIDIA GPU" "" \
   "inputs in several buffers; what is compared with the CPU is compared before it is timed." "" \
   '```'
 "$binaries/adder" devices | tee /dev/fd/3
-page '```' "" "## Tests" "" "| program | result |" "|---|---|"
-for test in "$binaries"/device_memory_test "$binaries"/*_cuda_test; do
-  name=$(basename "$test")
-  if timeout 60 "$test" --gtest_brief=1 > "$log/$name" 2>&1; then
-    page "| $name | $(tail -1 "$log/$name" | sed 's/\[ *PASSED *\] //') passed |"
-  else
-    page "| $name | **failed** |"
-    failed=1
-    cp "$log/$name" "$(dirname "$output")/$name.log"
-  fi
-done
+page '```'
+
+if wanted tests; then
+  page "" "## Tests" "" "| program | result |" "|---|---|"
+  for test in "$binaries"/device_memory_test "$binaries"/*_cuda_test; do
+    name=$(basename "$test")
+    if timeout 60 "$test" --gtest_brief=1 > "$log/$name" 2>&1; then
+      page "| $name | $(tail -1 "$log/$name" | sed 's/\[ *PASSED *\] //') passed |"
+    else
+      page "| $name | **failed** |"
+      failed=1
+      cp "$log/$name" "$(dirname "$output")/$name.log"
+    fi
+  done
+fi
 
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-if [[ -x $sanitizer ]]; then
+if [[ -x $sanitizer ]] && wanted sanitizer; then
   page "" "## compute-sanitizer" "" "| program | memcheck | racecheck | initcheck |" "|---|---|---|---|"
   # The smaller cases: each tool makes a kernel ten to a hundred times slower.
   filter='*Half*:*Steps*:*Backward*:*Quantized*:*MatchesTheCpu:*AllLayouts*:-*Large*:*SixtyFour*:*Blocks*'
@@ -79,12 +87,15 @@ if [[ -x $sanitizer ]]; then
   done
 fi
 
-page "" "## Operators" "" '```'
-for bench in "$binaries"/*_cuda_bench; do
-  page "$(basename "$bench" _cuda_bench)"
-  timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee /dev/fd/3
-done
-page '```'
+if wanted operators; then
+  page "" "## Operators" "" '```'
+  for bench in "$binaries"/*_cuda_bench; do
+    page "$(basename "$bench" _cuda_bench)"
+    timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee /dev/fd/3
+  done
+  page '```'
+fi
+wanted models || exit $failed
 
 value() { awk -v key="$1" '$1 == key { print $2 }' "$log/bench"; }
 bench() { timeout 60 "$binaries/adder" bench "$@" --dtype bf16 --device cuda > "$log/bench" 2>&1; }
@@ -93,8 +104,9 @@ page "" "## Models" "" "Random weights, bf16. Peers are the official packages on
   "| work | peer | Adder | ratio | most memory |" "|---|---|---|---|---|"
 row() {  # name, peer, value
   page "$(awk -v name="$1" -v peer="$2" -v ours="$3" -v bytes="$(value peak_device_bytes)" 'BEGIN {
-    printf "| %s | %s | %.0f | %s | %.1f GiB |", name, peer > 0 ? peer : "", ours,
-           peer > 0 ? sprintf("%.2f", ours / peer) : "", bytes / 1073741824 }')"
+    ratio = (peer > 0) ? sprintf("%.2f", ours / peer) : ""
+    printf("| %s | %s | %.0f | %s | %.1f GiB |", name, (peer > 0) ? peer : "", ours, ratio,
+           bytes / 1073741824) }')"
 }
 train() {  # size, peer
   bench train-step --size "$1" --batch 16 --length 2048 --repetitions 3 &&
@@ -114,8 +126,8 @@ decode 2.8b 1 64 64 255
 decode 1.4b 128 2048 128 32717
 page "$(awk -v prefill="$(value prefill_tokens_per_s)" -v decode="$(value decode_tokens_per_s)" 'BEGIN {
   ours = 128 * 128 / (128 * 2048 / prefill + 128 * 128 / decode)
-  printf "| generate 1.4b, batch 128, 2048 → 128, prompt included, tokens/s | 6408 | %.0f | %.2f | |",
-         ours, ours / 6408 }')"
+  printf("| generate 1.4b, batch 128, 2048 → 128, prompt included, tokens/s | 6408 | %.0f | %.2f | |",
+         ours, ours / 6408) }')"
 decode 1.4b 512 2048 32 0
 decode pythia-1.4b 32 2048 32 0
 decode pythia-1.4b 96 2048 32 0
