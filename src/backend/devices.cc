@@ -43,6 +43,8 @@ Device ParseDevice(std::string_view name) {
   return {DeviceType::kCuda, index};
 }
 
+int64_t UsualRows(Device device) { return device.type == DeviceType::kCpu ? 1024 : 16384; }
+
 void Synchronize(Device device) {
   if (device.type == DeviceType::kCuda) cuda::GetModule().Synchronize(device.index);
 }

@@ -1,6 +1,7 @@
 // The devices of this machine, by the names that users give them.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,10 @@ FoundCudaDevices FindCudaDevices();
 // else the CPU. Throws kInvalidArgument for any other name, kUnsupported with the reason for a CUDA
 // device that is not there.
 Device ParseDevice(std::string_view name);
+
+// What long texts are cut into: rows of one forward of a model that keep the device busy and take
+// little of its memory.
+int64_t UsualRows(Device device);
 
 // Returns when all work asked of the device is done; at once for the CPU.
 void Synchronize(Device device);

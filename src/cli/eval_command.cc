@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "adder/backend/devices.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/eval.h"
 #include "adder/cli/model_options.h"
@@ -66,6 +67,7 @@ TextMeasures MeasureText(const TextArguments& arguments) {
   Progress progress("evaluating");
   const auto begin = std::chrono::steady_clock::now();
   BitsPerByteOptions options;
+  options.chunk_rows = UsualRows(model->device());
   options.start_token = model->config().bos_token_id;
   options.cancel = &CatchInterrupts();
   options.progress = [&](int64_t bytes, int64_t total) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "adder/backend/devices.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/eval.h"
 #include "adder/cli/model_options.h"
@@ -30,7 +31,7 @@ struct TaskArguments {
   std::string data;
   std::optional<int64_t> limit;
   std::optional<int64_t> max_length;
-  int64_t batch_tokens = TaskEvaluationOptions().batch_tokens;
+  std::optional<int64_t> batch_tokens;
   std::string output;
   bool json = false;
 };
@@ -92,12 +93,13 @@ void RunTasks(const TaskArguments& arguments) {
   TaskEvaluationOptions options;
   options.encoding = ReadTaskEncoding(arguments.model.directory);
   if (arguments.max_length) options.encoding.max_length = *arguments.max_length;
-  options.batch_tokens = arguments.batch_tokens;
   options.limit = arguments.limit;
   options.results = arguments.output;
   options.cancel = &CatchInterrupts();
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(arguments.model.directory);
   const std::unique_ptr<BlockLanguageModel> model = arguments.model.Load();
+  options.batch_tokens =
+      arguments.batch_tokens.value_or(std::max(options.batch_tokens, UsualRows(model->device())));
   if (options.encoding.prefix_token < 0) {
     // A GGUF file has no config.json, but names its tokens all the same.
     const ModelConfig& config = model->config();
@@ -174,10 +176,11 @@ void AddEvalTasks(CLI::App& eval) {
                    "from the model's files)")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
-  command->add_option("--batch-tokens", arguments->batch_tokens, "Tokens of one forward at most")
+  command
+      ->add_option("--batch-tokens", arguments->batch_tokens,
+                   "Tokens of one forward at most (default: 2048, on a GPU 16384)")
       ->check(CLI::PositiveNumber)
-      ->type_name("N")
-      ->capture_default_str();
+      ->type_name("N");
   command
       ->add_option("--output", arguments->output,
                    "Write each document's log-likelihoods there, and go on where it ends")

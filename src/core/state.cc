@@ -21,18 +21,32 @@ Shape ShapeFor(const State::Entry& entry, std::span<const int64_t> positions) {
   return Shape(dims);
 }
 
-// Copies sequence `from_sequence`, which has read `position` rows, over another's place in `to`.
+// Copies the named sequences, which have read `positions` rows, over those from `to_begin` in `to`.
 // The rows of a growing entry after those become zero.
-void CopySequence(const State::Entry& from, int64_t from_sequence, int64_t position,
-                  const Tensor& to, int64_t to_sequence) {
-  const Tensor source = from.value.Rows(from_sequence, 1);
-  const Tensor target = to.Rows(to_sequence, 1);
-  if (!from.grows) {
-    target.CopyFrom(source);
-    return;
+void CopySequences(const State::Entry& from, std::span<const int64_t> sequences,
+                   std::span<const int64_t> positions, const Tensor& to, int64_t to_begin) {
+  // Neighbours that stay neighbours are one copy.
+  for (size_t begin = 0; begin < sequences.size();) {
+    size_t end = begin + 1;
+    while (!from.grows && end < sequences.size() && sequences[end] == sequences[end - 1] + 1) ++end;
+    const auto count = static_cast<int64_t>(end - begin);
+    const Tensor source = from.value.Rows(sequences[begin], count);
+    const Tensor target = to.Rows(to_begin + static_cast<int64_t>(begin), count);
+    if (!from.grows) {
+      target.CopyFrom(source);
+    } else {
+      const int64_t position = positions[begin];
+      target.Slice(1, 0, position).CopyFrom(source.Slice(1, 0, position));
+      target.Slice(1, position, to.dim(1) - position).SetZero();
+    }
+    begin = end;
   }
-  target.Slice(1, 0, position).CopyFrom(source.Slice(1, 0, position));
-  target.Slice(1, position, to.dim(1) - position).SetZero();
+}
+
+std::vector<int64_t> AllSequences(const State& state) {
+  std::vector<int64_t> all(static_cast<size_t>(state.sequences()));
+  std::iota(all.begin(), all.end(), int64_t{0});
+  return all;
 }
 
 bool SameBits(const Tensor& a, const Tensor& b) {
@@ -120,19 +134,13 @@ State State::Select(std::span<const int64_t> sequences) const {
   for (const Entry& entry : entries_) {
     const Tensor to = Tensor::Empty(ShapeFor(entry, selected.positions_), entry.value.dtype(),
                                     entry.value.device());
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      CopySequence(entry, sequences[i], selected.positions_[i], to, static_cast<int64_t>(i));
-    }
+    CopySequences(entry, sequences, selected.positions_, to, 0);
     selected.entries_.push_back({entry.name, to, entry.grows});
   }
   return selected;
 }
 
-State State::Compact() const {
-  std::vector<int64_t> all(positions_.size());
-  std::iota(all.begin(), all.end(), int64_t{0});
-  return Select(all);
-}
+State State::Compact() const { return Select(AllSequences(*this)); }
 
 State State::Stack(std::span<const State> states) {
   State stacked;
@@ -160,9 +168,8 @@ State State::Stack(std::span<const State> states) {
                                     first.value.device());
     int64_t place = 0;
     for (const State& state : states) {
-      for (int64_t s = 0; s < state.sequences(); ++s) {
-        CopySequence(state.entries_[e], s, state.positions_[static_cast<size_t>(s)], to, place++);
-      }
+      CopySequences(state.entries_[e], AllSequences(state), state.positions_, to, place);
+      place += state.sequences();
     }
     stacked.entries_.push_back({first.name, to, first.grows});
   }

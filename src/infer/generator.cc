@@ -10,6 +10,8 @@
 #include <span>
 #include <utility>
 
+#include "adder/backend/cpu/parallel.h"
+#include "adder/backend/devices.h"
 #include "adder/core/error.h"
 #include "adder/ops/most_likely/most_likely.h"
 
@@ -87,6 +89,9 @@ struct Generator::Sequence {
   bool ended_by_eos = false;
   std::string text;  // certain, not yet given out
 };
+
+Generator::Generator(const LanguageModel& model, const Tokenizer& tokenizer)
+    : Generator(model, tokenizer, UsualRows(model.device())) {}
 
 Generator::Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows)
     : model_(model), tokenizer_(tokenizer), max_rows_(max_rows), decoder_(model) {
@@ -194,16 +199,21 @@ void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& device_lo
   // Greedy choices are made where the logits are; other samplers see them in host memory.
   const Tensor likeliest = MostLikelyIfGreedy(drawing, device_logits.Columns(0, known));
   const Tensor logits = likeliest ? Tensor() : device_logits.To(Device{});
+  std::vector<int32_t> drawn(drawing.size());
+  cpu::ParallelFor(static_cast<int64_t>(drawing.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto at = static_cast<size_t>(i);
+      Sequence& sequence = *sequences_[drawing[at]];
+      drawn[at] = likeliest ? likeliest.data<int32_t>()[i] : -1;
+      if (drawn[at] >= 0) continue;
+      const Tensor row = likeliest ? device_logits.Rows(i, 1).To(Device{}) : logits.Rows(i, 1);
+      drawn[at] = SampleToken({row.data<float>(), static_cast<size_t>(known)},
+                              sequence.options.sampling, sequence.recent, sequence.random);
+    }
+  });
   for (size_t i = 0; i < drawing.size(); ++i) {
     Sequence& sequence = *sequences_[drawing[i]];
-    int32_t token = likeliest ? likeliest.data<int32_t>()[i] : -1;
-    if (token < 0) {
-      const auto index = static_cast<int64_t>(i);
-      const Tensor row =
-          likeliest ? device_logits.Rows(index, 1).To(Device{}) : logits.Rows(index, 1);
-      token = SampleToken({row.data<float>(), static_cast<size_t>(known)},
-                          sequence.options.sampling, sequence.recent, sequence.random);
-    }
+    const int32_t token = drawn[i];
     sequence.Take(token, tokenizer_);
     if (on_token) on_token({sequence.id, token, sequence.text});
     sequence.text.clear();

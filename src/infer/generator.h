@@ -64,8 +64,10 @@ struct Generated {
 class Generator {
  public:
   // Model and tokenizer must outlive the generator. Only tokens that both know are drawn.
-  // `max_rows` bounds the rows of one forward, and so the memory that long prompts take.
-  Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows = 1024);
+  // `max_rows` bounds the rows of one forward, and so the memory that long prompts take; without it
+  // they are UsualRows() of the model's device.
+  Generator(const LanguageModel& model, const Tokenizer& tokenizer);
+  Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows);
   ~Generator();
   Generator(const Generator&) = delete;
   Generator& operator=(const Generator&) = delete;

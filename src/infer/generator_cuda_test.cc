@@ -52,24 +52,28 @@ class GeneratorCudaTest : public test::CudaTest {
   const test::ToyTokenizer tokenizer_{texts_};
 };
 
-TEST_F(GeneratorCudaTest, GreedyTextsAreThoseOfTheCpu) {
+TEST_F(GeneratorCudaTest, TextsAreThoseOfTheCpu) {
   for (const auto& [name, config] : test::EveryArchitecture()) {
     SCOPED_TRACE(name);
-    const auto cpu = test::SmallModel(DType::kF32, config);
-    const auto cuda = test::SmallModel(DType::kF32, config);
-    cuda->MoveTo(kCuda);
-    std::map<int64_t, Tokens> expected;
-    for (const BlockLanguageModel* model : {cpu.get(), cuda.get()}) {
-      // Some begin while others go on, and they end one after the other.
-      Generator generator(*model, tokenizer_, /*max_rows=*/16);
-      for (int64_t i = 0; i < 5; ++i) {
-        generator.Add(Prompt(*model, 1 + 7 * i, static_cast<uint64_t>(i)), Greedy(12 + 5 * i));
-      }
-      const Run run = RunAll(generator);
-      if (expected.empty()) {
-        expected = run.tokens;
-      } else {
-        EXPECT_EQ(run.tokens, expected);
+    for (const double temperature : {0.0, 1.0}) {
+      const auto cpu = test::SmallModel(DType::kF32, config);
+      const auto cuda = test::SmallModel(DType::kF32, config);
+      cuda->MoveTo(kCuda);
+      std::map<int64_t, Tokens> expected;
+      for (const BlockLanguageModel* model : {cpu.get(), cuda.get()}) {
+        // Some begin while others go on, and they end one after the other.
+        Generator generator(*model, tokenizer_, /*max_rows=*/16);
+        for (int64_t i = 0; i < 5; ++i) {
+          GenerationOptions options = Greedy(12 + 5 * i);
+          options.sampling.temperature = temperature;
+          generator.Add(Prompt(*model, 1 + 7 * i, static_cast<uint64_t>(i)), options);
+        }
+        const Run run = RunAll(generator);
+        if (expected.empty()) {
+          expected = run.tokens;
+        } else {
+          EXPECT_EQ(run.tokens, expected);
+        }
       }
     }
   }

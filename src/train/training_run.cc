@@ -346,6 +346,7 @@ class Run {
     metrics.step = trainer_.steps();
     double nats = 0.0;
     BitsPerByteOptions options;
+    options.chunk_rows = UsualRows(model_.device());
     options.cancel = stop_;
     options.progress = [&](int64_t bytes, int64_t) {
       if (observer_.on_evaluating) observer_.on_evaluating(metrics.bytes + bytes, valid_bytes_);

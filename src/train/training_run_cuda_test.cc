@@ -182,7 +182,7 @@ TEST_F(TrainingRunCudaTest, ARunGoesOnOnTheOtherDevice) {
       config.train.device = std::string(first) == "cpu" ? "cuda" : "cpu";
       const TrainingOutcome parts = RunTraining(config, folder_ / "parts", true);
       ASSERT_TRUE(whole.last_evaluation && parts.last_evaluation);
-      EXPECT_NEAR(parts.last_evaluation->bits_per_byte, whole.last_evaluation->bits_per_byte, 1e-3);
+      EXPECT_NEAR(parts.last_evaluation->bits_per_byte, whole.last_evaluation->bits_per_byte, 1e-2);
     }
   }
 }
