@@ -39,16 +39,16 @@ export LD_LIBRARY_PATH=$binaries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 mkdir -p "$(dirname "$output")"
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
-exec 3> "$output"
+: > "$output"
 wanted() { [[ -z $only || $only == "$1" ]]; }
-page() { printf '%s\n' "$@" | tee /dev/fd/3; }
+page() { printf '%s\n' "$@" | tee -a "$output"; }
 failed=0
 
 page "# On an NVIDIA GPU" "" \
   "Written by \`scripts/gpu.sh\` on $(date +%Y-%m-%d). Times are medians by the device's clock, of random" \
   "inputs in several buffers; what is compared with the CPU is compared before it is timed." "" \
   '```'
-"$binaries/adder" devices | tee /dev/fd/3
+"$binaries/adder" devices | tee -a "$output"
 page '```'
 
 if wanted tests; then
@@ -91,7 +91,7 @@ if wanted operators; then
   page "" "## Operators" "" '```'
   for bench in "$binaries"/*_cuda_bench; do
     page "$(basename "$bench" _cuda_bench)"
-    timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee /dev/fd/3
+    timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee -a "$output"
   done
   page '```'
 fi
@@ -130,5 +130,5 @@ page "$(awk -v prefill="$(value prefill_tokens_per_s)" -v decode="$(value decode
          ours, ours / 6408) }')"
 decode 1.4b 512 2048 32 0
 decode pythia-1.4b 32 2048 32 0
-decode pythia-1.4b 96 2048 32 0
+decode pythia-1.4b 64 2048 32 0
 exit $failed

@@ -483,7 +483,9 @@ GgufContent MakeGguf(const BlockLanguageModel& model, DType weights,
 
 void QuantizeModel(BlockLanguageModel& model, DType weights) {
   for (Parameter& p : model.parameters()) {
-    if (!p.full_precision) p.value = Convert(p.value, GgufDType(p, p.value.shape(), weights));
+    if (p.full_precision) continue;
+    const Device device = p.value.device();  // quantizing is the host's work
+    p.value = Convert(p.value.To(Device{}), GgufDType(p, p.value.shape(), weights)).To(device);
   }
   model.ParametersChanged();
 }
