@@ -25,7 +25,7 @@ cd "$root"
 flags="-std=c++20 -O1 -fopenmp -ffp-contract=fast -Wall -Wextra -Wshadow -Werror -Wno-psabi
   -Iinclude -I. -idirafter /usr/include -DFMT_HEADER_ONLY -DXXH_INLINE_ALL
   -DADDER_SOURCE_DIR=\"$root\" -DADDER_BINARY_DIR=\"$out\" -DADDER_ISA=portable
-  -DADDER_VERSION=\"aarch64\""
+  -DADDER_VERSION=\"aarch64\" -DADDER_INSTALL_LIBDIR=\"lib\" -DADDER_INSTALL_FULL_LIBDIR=\"/usr/local/lib\""
 mapfile -t library < <(find src -name '*.cc' ! -path 'src/cli/*' ! -name '*_test.cc' \
   ! -name '*_bench.cc' ! -name '*_fuzz.cc' | sort)
 mapfile -t tests < <(find src/core src/backend/cpu src/ops -name '*_test.cc' | sort)

@@ -111,6 +111,15 @@ TEST_F(LinearCudaTest, ReadsQuantizedWeightsForFewRows) {
       ExpectAsOnCpu(random, {.rows = rows, .N = 13, .K = 2048, .W = W, .bias = true});
       ExpectAsOnCpu(random, {.rows = rows, .N = 1601, .K = 1280, .W = W});
     }
+    for (const DType x : {DType::kF32, DType::kBF16}) {
+      ExpectAsOnCpu(random, {.rows = 1, .N = 4096, .K = 256, .x = x, .W = W});
+      ExpectAsOnCpu(random, {.rows = 1, .N = 160, .K = 4096, .x = x, .W = W});
+      ExpectAsOnCpu(random, {.rows = 1, .N = 9000, .K = 256, .x = x, .W = W, .wide_y = true});
+      if (W == DType::kQ8_0 || W == DType::kQ4_0) {
+        ExpectAsOnCpu(random, {.rows = 1, .N = 70, .K = 96, .x = x, .W = W});
+        ExpectAsOnCpu(random, {.rows = 3, .N = 4100, .K = 128, .x = x, .W = W});
+      }
+    }
   }
 }
 

@@ -123,18 +123,13 @@ inline constexpr int kElements = sizeof(Block) > 100 ? 256 : 32;
 template <class Block>
 inline constexpr int kChunkBytes = kChunk / kElements<Block>* static_cast<int>(sizeof(Block));
 
-// A chunk is copied with what lies around it in its first and last 16 bytes.
-template <class Block>
-constexpr int StageBytes() {
-  return (kChunkBytes<Block> + 15 + 15) / 16 * 16;
-}
-
 // Shared memory: the warps' chunks, then x as [kRows][8][blocks of K] quads.
 template <class Block, int kRows>
 __global__ void __launch_bounds__(kThreads)
     QuantizedRowsKernel(const __grid_constant__ LinearArguments a) {
   extern __shared__ __align__(16) std::byte shared[];
-  constexpr int kStageBytes = StageBytes<Block>();
+  constexpr int kStageBytes = kChunkBytes<Block>;
+  static_assert(kStageBytes % 16 == 0);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   std::byte* stages = shared + warp * kStages * kStageBytes;
@@ -147,21 +142,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   const int64_t count = first_row < a.N ? (a.N - first_row + step - 1) / step * chunks : 0;
-  const auto chunk_at = [&](int64_t row, int chunk) {
-    return reinterpret_cast<uintptr_t>(a.W.data) +
-           static_cast<uintptr_t>(row * a.W_row_bytes +
-                                  static_cast<int64_t>(chunk) * kChunkBytes<Block>);
-  };
   const auto fetch = [&](int64_t row, int chunk, int stage) {
-    const int64_t bytes = min(static_cast<int64_t>(kChunkBytes<Block>),
-                              row_bytes - static_cast<int64_t>(chunk) * kChunkBytes<Block>);
-    const uintptr_t begin = chunk_at(row, chunk);
-    const uintptr_t end = begin + static_cast<uintptr_t>(bytes);
+    const int64_t begin = static_cast<int64_t>(chunk) * kStageBytes;  // of the row
+    const int bytes = static_cast<int>(min(static_cast<int64_t>(kStageBytes), row_bytes - begin));
+    const std::byte* from = static_cast<const std::byte*>(a.W.data) + row * a.W_row_bytes + begin;
     std::byte* to = stages + stage * kStageBytes;
-    uintptr_t from = (begin & ~uintptr_t{15}) + static_cast<uintptr_t>(lane) * 16;
-    for (int i = lane * 16; from < end; i += 32 * 16, from += 32 * 16) {
+    for (int i = lane * 16; i < bytes; i += 32 * 16) {
       const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + i));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from));
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + i));
     }
   };
   int64_t ahead_row = first_row;
@@ -220,7 +208,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Block, int kRows>
 int64_t SharedBytes(int64_t K) {
-  return kWarps * kStages * StageBytes<Block>() + kRows * K * 4;
+  return kWarps * kStages * kChunkBytes<Block> + kRows * K * 4;
 }
 
 template <class Block, int kRows>
@@ -245,9 +233,13 @@ bool TakesQuantizedRows(const LinearArguments& a) {
   if (a.rows > kMostRows || a.K == 0) return false;
   const int64_t x_size = a.x.dtype == DType::kF32 ? 4 : 2;
   const int64_t rounded = a.rows <= 2 ? a.rows : kMostRows;
-  const uintptr_t odd = a.W.dtype == DType::kQ4_K ? 3 : 1;  // what its words or halves begin at
-  return ((reinterpret_cast<uintptr_t>(a.W.data) | static_cast<uintptr_t>(a.W_row_bytes)) & odd) ==
-             0 &&
+  // Rows in pieces of 16 bytes; the last piece of one is whole.
+  const int64_t blocks_bytes = a.K / (a.W.dtype == DType::kQ4_K ? 256 : 32) *
+                               (a.W.dtype == DType::kQ8_0   ? int64_t{sizeof(BlockQ8_0)}
+                                : a.W.dtype == DType::kQ4_0 ? int64_t{sizeof(BlockQ4_0)}
+                                                            : int64_t{sizeof(BlockQ4_K)});
+  return blocks_bytes % 16 == 0 && a.W_row_bytes % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(a.W.data) % 16 == 0 &&
          AlignedTo(4 * x_size, a.x.data, a.x.stride, x_size) &&
          SharedBytes<BlockQ8_0, 1>(0) + rounded * a.K * 4 <= kMostShared;
 }
