@@ -17,6 +17,7 @@ void AddBenchScan(CLI::App& bench);
 void AddBenchContext(CLI::App& bench);
 void AddBenchOps(CLI::App& bench);
 void AddBenchGenerate(CLI::App& bench);
+void AddBenchTensors(CLI::App& bench);
 void AddBenchTokenize(CLI::App& bench);
 void AddBenchTrainStep(CLI::App& bench);
 

@@ -140,6 +140,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchOps(*bench);
   AddBenchContext(*bench);
   AddBenchGenerate(*bench);
+  AddBenchTensors(*bench);
   AddBenchTokenize(*bench);
   AddBenchTrainStep(*bench);
 }
