@@ -258,7 +258,7 @@ def main():
         lambda: scan_case(8, 2048, 2048, True),
         lambda: scan_case(8, 5120, 2048, False),
         lambda: scan_case(1, 1024, 65536, False),
-        lambda: scan_case(1, 1024, 524288, True),
+        lambda: scan_case(1, 1024, 65536, True),
         lambda: ssd_case(8, 2048, 80, 64, 128, False),
         lambda: ssd_case(8, 2048, 80, 64, 128, True),
         lambda: conv_case(8, 5120, 2048, False),
