@@ -191,11 +191,25 @@ Variable SoftmaxCrossEntropy(Tape* tape, const Variable& hidden, const Parameter
         const Tensor seed = d_loss.value();
         if (!seed.defined()) return;
         const Contribution to_hidden(d_hidden);
-        SoftmaxCrossEntropyBackward(inputs, seed,
-                                    {.d_hidden = to_hidden.target(), .dW = dW, .dbias = {}});
+        SoftmaxCrossEntropyBackward(
+            inputs, seed, {.d_hidden = to_hidden.target(), .dW = dW, .dbias = {}, .loss = {}});
         to_hidden.Add();
       });
   return result;
+}
+
+Tensor SoftmaxCrossEntropyWithGradients(const Variable& hidden, const Parameter& weight,
+                                        const Tensor& targets, const Tensor& d_loss) {
+  CheckRank(hidden, 2, "softmax_cross_entropy: hidden");
+  const SoftmaxCrossEntropyInputs inputs{
+      .hidden = hidden.value(), .W = weight.compute, .bias = {}, .targets = targets};
+  const Tensor loss = Tensor::Empty({hidden.value().dim(0)}, DType::kF32, hidden.value().device());
+  const Contribution to_hidden(hidden.gradient());
+  SoftmaxCrossEntropyBackward(
+      inputs, d_loss,
+      {.d_hidden = to_hidden.target(), .dW = weight.grad, .dbias = {}, .loss = loss});
+  to_hidden.Add();
+  return loss;
 }
 
 }  // namespace adder

@@ -131,5 +131,9 @@ Variable Embedding(Tape* tape, const Tensor& tokens, const Parameter& weight, DT
 // The language-model head and its loss, f32 [rows].
 Variable SoftmaxCrossEntropy(Tape* tape, const Variable& hidden, const Parameter& weight,
                              const Tensor& targets);
+// The same where the loss's gradient is known before the loss: d_loss, f32 [rows]. The gradients
+// are collected at once, and no tape is needed; the logits are computed once instead of twice.
+Tensor SoftmaxCrossEntropyWithGradients(const Variable& hidden, const Parameter& weight,
+                                        const Tensor& targets, const Tensor& d_loss);
 
 }  // namespace adder

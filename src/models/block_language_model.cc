@@ -359,4 +359,9 @@ Variable BlockLanguageModel::Loss(Tape* tape, const Variable& hidden, const Tens
   return SoftmaxCrossEntropy(tape, hidden, *head_, targets.To(device_));
 }
 
+Tensor BlockLanguageModel::LossWithGradients(const Variable& hidden, const Tensor& targets,
+                                             const Tensor& d_loss) const {
+  return SoftmaxCrossEntropyWithGradients(hidden, *head_, targets.To(device_), d_loss);
+}
+
 }  // namespace adder

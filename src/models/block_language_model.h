@@ -63,6 +63,8 @@ class BlockLanguageModel : public LanguageModel {
                   SelectionTrace* trace = nullptr) const override;
   Tensor Logits(const Tensor& hidden) const override;
   Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const override;
+  Tensor LossWithGradients(const Variable& hidden, const Tensor& targets,
+                           const Tensor& d_loss) const override;
   void ParametersChanged() override;
 
  private:

@@ -173,6 +173,12 @@ TEST_F(BlockLanguageModelCudaTest, LossesAndGradientsAreThoseOfTheCpu) {
     for (size_t i = 0; i < expected.size(); ++i) {
       EXPECT_TRUE(Near(gradients[i], expected[i], kGradientTolerance)) << cpu->parameters()[i].name;
     }
+    const std::vector<Tensor> at_once =
+        test::TrainingStepAtOnce(*cuda, tokens, targets, layout_, &losses);
+    EXPECT_TRUE(SameBits(losses, cuda_losses));
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      EXPECT_TRUE(SameBits(at_once[i], gradients[i])) << cuda->parameters()[i].name;
+    }
     for (const Recompute recompute : {Recompute::kScan, Recompute::kBlock}) {
       const std::vector<Tensor> recomputed =
           test::TrainingStep(*cuda, tokens, targets, layout_, recompute, &losses);

@@ -430,6 +430,24 @@ TEST(BlockLanguageModelTest, LossIsTheCrossEntropyOfTheLogits) {
   }
 }
 
+TEST(BlockLanguageModelTest, LossWithGradientsIsTheLossAndItsBackward) {
+  const auto model = SmallModel();
+  model->PrepareTraining();
+  const SequenceLayout& layout = UnequalSequences();
+  const Tensor tokens = RandomTokens(layout.rows(), model->vocab_size(), 18);
+  const Tensor targets = RandomTokens(layout.rows(), model->vocab_size(), 19);
+  targets.data<int32_t>()[4] = kIgnoreTarget;
+  Tensor losses, at_once_losses;
+  const std::vector<Tensor> gradients =
+      TrainingStep(*model, tokens, targets, layout, Recompute::kNone, &losses);
+  const std::vector<Tensor> at_once =
+      test::TrainingStepAtOnce(*model, tokens, targets, layout, &at_once_losses);
+  EXPECT_TRUE(SameBits(at_once_losses, losses));
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    EXPECT_TRUE(SameBits(at_once[i], gradients[i])) << model->parameters()[i].name;
+  }
+}
+
 TEST(BlockLanguageModelTest, StatesForkRollBackAndStackAsValues) {
   const auto model = SmallModel();
   const Tensor prompt = RandomTokens(30, model->vocab_size(), 16);

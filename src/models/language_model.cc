@@ -46,6 +46,15 @@ Tensor LanguageModel::Forward(const Tensor& tokens, const SequenceLayout& layout
   return hidden;
 }
 
+Tensor LanguageModel::LossWithGradients(const Variable& hidden, const Tensor& targets,
+                                        const Tensor& d_loss) const {
+  Tape tape;
+  const Variable loss = Loss(&tape, hidden, targets);
+  loss.CollectGradOverwriting([&](const Tensor& target) { target.CopyFrom(d_loss); });
+  tape.Backward();
+  return loss.value();
+}
+
 void LanguageModel::PrepareTraining() {
   for (Parameter& p : parameters()) {
     if (!p.value.defined()) {

@@ -69,6 +69,11 @@ class LanguageModel {
   // f32 [rows]: the cross-entropy in nats of each row's target (i32 [rows], kIgnoreTarget: 0).
   // Recorded on the tape; seed the result's gradient with the weight of each row.
   virtual Variable Loss(Tape* tape, const Variable& hidden, const Tensor& targets) const = 0;
+  // The same where the weight of each row is known before the loss: d_loss, f32 [rows], on the
+  // model's device. Collects the gradients at once and records nothing, which spares a model with a
+  // head its second product with that.
+  virtual Tensor LossWithGradients(const Variable& hidden, const Tensor& targets,
+                                   const Tensor& d_loss) const;
 
   // Hidden without a tape, the state read and updated in place (positions too); a State() becomes
   // that of the layout's sequences, and one that lies elsewhere moves to the model's device.

@@ -117,6 +117,21 @@ inline std::vector<Tensor> TrainingStep(LanguageModel& model, const Tensor& toke
   return Gradients(model);
 }
 
+// The same, the gradients computed with the loss.
+inline std::vector<Tensor> TrainingStepAtOnce(LanguageModel& model, const Tensor& tokens,
+                                              const Tensor& targets, const SequenceLayout& layout,
+                                              Tensor* losses) {
+  model.ZeroGradients();
+  const Tensor d_loss = Tensor::Empty({layout.rows()}, DType::kF32);
+  std::fill_n(d_loss.data<float>(), layout.rows(),
+              1.0f / static_cast<float>(std::max<int64_t>(1, layout.rows())));
+  Tape tape;
+  const Variable hidden = model.Hidden(&tape, tokens, layout, nullptr);
+  *losses = model.LossWithGradients(hidden, targets, d_loss.To(model.device())).To(Device{});
+  tape.Backward();
+  return Gradients(model);
+}
+
 // Rows [begin, end) of every sequence of `layout`, clipped to it, and their tokens.
 inline SequenceLayout Piece(const SequenceLayout& layout, int64_t begin, int64_t end) {
   std::vector<int64_t> lengths;

@@ -55,6 +55,11 @@ void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, c
   check.Apart(gradients.dW, "dW", inputs.W, "W");
   check.Apart(gradients.dW, "dW", d_loss, "d_loss");
   check.Apart(gradients.dbias, "dbias", inputs.bias, "bias");
+  check.OptionalDense(gradients.loss, "loss", {sums}, {shape[0]});
+  check.Apart(gradients.loss, "loss", inputs.hidden, "hidden");
+  check.Apart(gradients.loss, "loss", inputs.W, "W");
+  check.Apart(gradients.loss, "loss", inputs.bias, "bias");
+  check.Apart(gradients.loss, "loss", d_loss, "d_loss");
 }
 
 void CheckTargets(const Tensor& targets, int64_t vocab) {

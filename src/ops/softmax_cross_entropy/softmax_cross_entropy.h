@@ -6,7 +6,8 @@
 //
 // in nats. Work goes in blocks of rows. The backward recomputes each block's logits and their
 // softmax: log Σ exp, were it kept, would be rounded to f32, and where all logits are large that
-// rounding is a large factor in every probability.
+// rounding is a large factor in every probability. Who knows the weight of each row's loss before
+// the loss itself, as in training, asks the backward for both and needs no forward.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,7 @@ struct SoftmaxCrossEntropyGradients {
   Tensor d_hidden = {};  // [rows, K], hidden's dtype, overwritten
   Tensor dW = {};        // [vocab, K]
   Tensor dbias = {};     // [vocab]
+  Tensor loss = {};      // f32 [rows], overwritten: the same as SoftmaxCrossEntropy's
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree or a target is out of range (on CUDA

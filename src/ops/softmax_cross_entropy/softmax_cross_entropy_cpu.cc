@@ -64,12 +64,21 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
     if (std::all_of(block_targets, block_targets + count,
                     [](int32_t target) { return target == kIgnoreTarget; })) {
       if (gradients.d_hidden) gradients.d_hidden.Rows(first, count).SetZero();
+      if (gradients.loss) gradients.loss.Rows(first, count).SetZero();
       continue;
     }
     const Tensor logits = logits_scratch.Rows(0, count);
     const Tensor d_logits = d_logits_scratch.Rows(0, count);
     adder::Linear(hidden.Rows(first, count), W, bias, logits);
     ParallelFor(count, kGrainLogits / vocab, [&](int64_t begin, int64_t end, int) {
+      if (gradients.loss) {
+        SoftmaxCrossEntropyKernel({.logits = logits.data<float>() + begin * vocab,
+                                   .logits_stride = vocab,
+                                   .targets = block_targets + begin,
+                                   .loss = gradients.loss.data<float>() + first + begin,
+                                   .rows = end - begin,
+                                   .vocab = vocab});
+      }
       const Tensor range = d_logits.Rows(begin, end - begin);
       SoftmaxCrossEntropyBackwardKernel({.logits = logits.data<float>() + begin * vocab,
                                          .logits_stride = vocab,

@@ -28,11 +28,12 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyInputs& inputs, const Tensor& 
 
 void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const Tensor& d_loss,
                                  const SoftmaxCrossEntropyGradients& gradients) {
-  GetModule().operators().softmax_cross_entropy_backward({.forward = Arguments(inputs, {}),
-                                                          .d_loss = FloatsOf(d_loss),
-                                                          .d_hidden = RowsOf(gradients.d_hidden),
-                                                          .dW = RowsOf(gradients.dW),
-                                                          .dbias = FloatsOf(gradients.dbias)});
+  GetModule().operators().softmax_cross_entropy_backward(
+      {.forward = Arguments(inputs, gradients.loss),
+       .d_loss = FloatsOf(d_loss),
+       .d_hidden = RowsOf(gradients.d_hidden),
+       .dW = RowsOf(gradients.dW),
+       .dbias = FloatsOf(gradients.dbias)});
 }
 
 }  // namespace adder::cuda

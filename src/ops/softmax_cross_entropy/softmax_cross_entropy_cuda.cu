@@ -1,11 +1,14 @@
 // softmax_cross_entropy on CUDA: a block of rows at a time, whose logits fit a bounded piece of
 // memory. The products are linear's; what lies between them is one pass over the logits, a thread
-// block for each row.
+// block for each row, that leaves their gradients in their place.
 #include <algorithm>
+#include <limits>
+#include <string>
 
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/matmul.cuh"
 #include "adder/backend/cuda/numbers.cuh"
+#include "adder/core/error.h"
 #include "adder/core/target.h"
 #include "adder/ops/linear/linear_cuda.h"
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy_cuda.h"
@@ -16,92 +19,193 @@ void Linear(const LinearArguments& a);
 
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
-constexpr int64_t kLogitsBytes = int64_t{512} << 20;
+constexpr int64_t kLogitsBytes = int64_t{800} << 20;
+constexpr int64_t kRowMultiple = 128;    // of a block, where there are as many
+constexpr int64_t kStrideMultiple = 32;  // elements from a row of logits to the next
+constexpr int kColumnThreads = 256;
 
-// A maximum and the sum of e^(x - maximum).
-struct SumOfExponentials {
-  float maximum;
-  float sum;
+// A row's logits in pieces of four: the first kKept pieces of each thread stay in its registers,
+// the others come kChunk at a time, for the gradients once more.
+constexpr int kKept = 8;
+constexpr int kChunk = 3;
+constexpr int kLongRowThreads = 1024;
+constexpr int kShortRowThreads = 128;
+constexpr int64_t kShortRow = int64_t{4} * kKept * kShortRowThreads;
+
+// Rows of logits, whose gradients are to lie where they lie.
+struct LogitRows {
+  float* data;
+  int64_t stride;
+  int vocab;
+  const int32_t* targets;
+  float* loss;          // null: not wanted
+  const float* d_loss;  // null: no gradients are wanted
 };
+
+// A maximum and the sum of e^(x - maximum), or of e^x where that is -infinity: of nothing.
+struct SumOfExponentials {
+  float maximum = -INFINITY;
+  float sum = 0;
+};
+
+__device__ inline float Exponential(float x) { return Exp2(x * kLog2E); }
+// What exponents are counted from.
+__device__ inline float OriginOf(float maximum) { return maximum == -INFINITY ? 0.0f : maximum; }
+
 __device__ inline SumOfExponentials Merge(const SumOfExponentials& a, const SumOfExponentials& b) {
   const float maximum = fmaxf(a.maximum, b.maximum);
-  if (maximum == -INFINITY) return {maximum, 0};
-  return {maximum, a.sum * __expf(a.maximum - maximum) + b.sum * __expf(b.maximum - maximum)};
+  const float origin = OriginOf(maximum);
+  return {maximum,
+          a.sum * Exponential(a.maximum - origin) + b.sum * Exponential(b.maximum - origin)};
 }
 
-// Of a row of logits, in every thread of the block.
-__device__ SumOfExponentials SumRow(const float* logits, int64_t vocab) {
-  SumOfExponentials own = {-INFINITY, 0};
-  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) own = Merge(own, {logits[v], 1});
+// Several pieces at a time: one look for a maximum, then sums that do not wait for each other.
+template <int kCount>
+__device__ inline SumOfExponentials Merge(const SumOfExponentials& own,
+                                          const float (&pieces)[kCount][4]) {
+  float maximum = own.maximum;
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    own = Merge(own, {__shfl_xor_sync(0xffffffffu, own.maximum, distance),
-                      __shfl_xor_sync(0xffffffffu, own.sum, distance)});
+  for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) maximum = fmaxf(maximum, pieces[k][i]);
   }
+  const float origin = OriginOf(maximum);
+  float sums[4] = {own.sum * Exponential(own.maximum - origin), 0, 0, 0};
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[i] += Exponential(pieces[k][i] - origin);
+  }
+  return {maximum, (sums[0] + sums[1]) + (sums[2] + sums[3])};
+}
+
+// Of all threads of the block, in every one. A barrier.
+template <int kThreads>
+__device__ SumOfExponentials MergeBlock(SumOfExponentials own) {
+  constexpr int kWarps = kThreads / 32;
   __shared__ SumOfExponentials sums[kWarps];
+  const auto merge_lanes = [&] {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      own = Merge(own, {__shfl_xor_sync(0xffffffffu, own.maximum, distance),
+                        __shfl_xor_sync(0xffffffffu, own.sum, distance)});
+    }
+  };
+  merge_lanes();
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = own;
   __syncthreads();
-  own = sums[0];
-  for (int i = 1; i < kWarps; ++i) own = Merge(own, sums[i]);
+  own = SumOfExponentials();
+  if (threadIdx.x % 32 < kWarps) own = sums[threadIdx.x % 32];
+  merge_lanes();
   return own;
 }
 
 // A target that is none (faults where it is not kIgnoreTarget) is -1.
-__device__ inline int64_t TargetOf(const int32_t* targets, int64_t row, int64_t vocab,
-                                   const Fault& fault) {
-  const int64_t target = targets[row];
+__device__ inline int TargetOf(int target, int vocab, const Fault& fault) {
   if (target >= 0 && target < vocab) return target;
   if (target != kIgnoreTarget && threadIdx.x == 0) fault.Raise();
   return -1;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    LossKernel(const float* logits, int64_t vocab, const int32_t* targets, float* loss,
-               Fault fault) {
+// A block takes a row: its loss, and its logits' gradients, (softmax - one at the target) · d_loss,
+// of type T from the row's first byte on. They are stored only where every thread has read.
+template <class T, int kThreads>
+__global__ void __launch_bounds__(kThreads) RowKernel(LogitRows rows, Fault fault) {
   const int64_t row = blockIdx.x;
-  const int64_t target = TargetOf(targets, row, vocab, fault);
+  const int lane = static_cast<int>(threadIdx.x);
+  const int pieces = (rows.vocab + 3) / 4;  // the last one may be part of one
+  const int target = TargetOf(rows.targets[row], rows.vocab, fault);
+  float* const logits = rows.data + row * rows.stride;
+  T* const gradients = reinterpret_cast<T*>(logits);
   if (target < 0) {
-    if (threadIdx.x == 0) loss[row] = 0;
+    if (rows.loss != nullptr && lane == 0) rows.loss[row] = 0;
+    if (rows.d_loss == nullptr) return;
+    const float zeros[4] = {};
+    for (int piece = lane; piece < pieces; piece += kThreads)
+      Store<4>(zeros, gradients + 4 * piece);
     return;
   }
-  logits += row * vocab;
-  const SumOfExponentials all = SumRow(logits, vocab);
-  if (threadIdx.x == 0) loss[row] = logf(all.sum) + (all.maximum - logits[target]);
-}
+  const float at_target = logits[target];
 
-// The logits' gradients: (softmax - one at the target) · d_loss.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    GradientKernel(const float* logits, int64_t vocab, const int32_t* targets, const float* d_loss,
-                   T* gradients, Fault fault) {
-  const int64_t row = blockIdx.x;
-  const int64_t target = TargetOf(targets, row, vocab, fault);
-  logits += row * vocab;
-  gradients += row * vocab;
-  if (target < 0) {
-    for (int64_t v = threadIdx.x; v < vocab; v += kThreads) gradients[v] = FromFloat<T>(0);
-    return;
+  // What lies past the vocabulary counts as -infinity.
+  const auto load = [&](int piece, float(&to)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = -INFINITY;
+    if (piece >= pieces) return;
+    Load<4>(logits + 4 * piece, to);
+    if (4 * piece + 4 <= rows.vocab) return;
+#pragma unroll
+    for (int i = 1; i < 4; ++i) {
+      if (4 * piece + i >= rows.vocab) to[i] = -INFINITY;
+    }
+  };
+  const auto load_chunk = [&](int first, float(&to)[kChunk][4]) {
+#pragma unroll
+    for (int k = 0; k < kChunk; ++k) load(first + k * kThreads + lane, to[k]);
+  };
+  float kept[kKept][4];
+#pragma unroll
+  for (int k = 0; k < kKept; ++k) load(k * kThreads + lane, kept[k]);
+  SumOfExponentials own = Merge(SumOfExponentials(), kept);
+  for (int first = kKept * kThreads; first < pieces; first += kChunk * kThreads) {
+    float chunk[kChunk][4];
+    load_chunk(first, chunk);
+    own = Merge(own, chunk);
   }
-  const SumOfExponentials all = SumRow(logits, vocab);
-  const float weight = d_loss[row];
+  const SumOfExponentials all = MergeBlock<kThreads>(own);
+  // In this order a large common offset of the logits costs no precision.
+  if (rows.loss != nullptr && lane == 0) rows.loss[row] = logf(all.sum) + (all.maximum - at_target);
+  if (rows.d_loss == nullptr) return;
+
+  const float weight = rows.d_loss[row];
   const float scale = weight / all.sum;
-  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) {
-    const float probability = __expf(logits[v] - all.maximum) * scale;
-    gradients[v] = FromFloat<T>(v == target ? probability - weight : probability);
+  const auto store = [&](int piece, const float(&from)[4]) {
+    if (piece >= pieces) return;
+    float gradient[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) gradient[i] = Exponential(from[i] - all.maximum) * scale;
+    if (piece == target / 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i == target % 4) gradient[i] -= weight;
+      }
+    }
+    Store<4>(gradient, gradients + 4 * piece);
+  };
+  // Pieces of gradients lie where logits of that place or before lay: those kept are in registers,
+  // a chunk's are read by all before one is stored.
+#pragma unroll
+  for (int k = 0; k < kKept; ++k) store(k * kThreads + lane, kept[k]);
+  for (int first = kKept * kThreads; first < pieces; first += kChunk * kThreads) {
+    float chunk[kChunk][4];
+    load_chunk(first, chunk);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kChunk; ++k) store(first + k * kThreads + lane, chunk[k]);
   }
 }
 
-// Partial sums of the gradients' columns, added to those of the blocks of rows before.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    ColumnSumsKernel(const T* gradients, int64_t rows, int64_t columns, float* sums) {
-  const int64_t v = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+void LaunchRows(Context& context, const LogitRows& work, int64_t rows, const Fault& fault) {
+  const auto blocks = static_cast<unsigned>(rows);
+  if (work.vocab <= kShortRow) {
+    RowKernel<T, kShortRowThreads><<<blocks, kShortRowThreads, 0, context.stream()>>>(work, fault);
+  } else {
+    RowKernel<T, kLongRowThreads><<<blocks, kLongRowThreads, 0, context.stream()>>>(work, fault);
+  }
+  CheckLaunch("softmax_cross_entropy");
+}
+
+// Sums of the gradients' columns, added to those of the blocks of rows before.
+template <class T>
+__global__ void __launch_bounds__(kColumnThreads)
+    ColumnSumsKernel(const T* gradients, int64_t stride, int64_t rows, int64_t columns,
+                     float* sums) {
+  const int64_t v = static_cast<int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
   if (v >= columns) return;
   float sum = 0;
 #pragma unroll 8
-  for (int64_t row = 0; row < rows; ++row) sum += ToFloat(gradients[row * columns + v]);
+  for (int64_t row = 0; row < rows; ++row) sum += ToFloat(gradients[row * stride + v]);
   sums[v] += sum;
 }
 
@@ -117,14 +221,25 @@ Rows RowsFrom(const Rows& rows, int64_t first) {
   return from;
 }
 
-// Calls visit(first row, rows, f32 logits [rows, vocab]) block by block.
+// Calls visit(first row, rows, logits) block by block, of about equal size.
 template <class Visit>
-void ForEachBlock(Context& context, const SoftmaxCrossEntropyArguments& a, Visit&& visit) {
-  constexpr int64_t kMultiple = 128;  // of rows, where there are as many
-  int64_t most = std::max<int64_t>(1, kLogitsBytes / (4 * a.vocab));
-  if (most > kMultiple) most = most / kMultiple * kMultiple;
+void ForEachBlock(Context& context, const SoftmaxCrossEntropyArguments& a, const float* d_loss,
+                  Visit&& visit) {
+  if (a.vocab > std::numeric_limits<int32_t>::max() / 2) {
+    throw Error(ErrorCode::kUnsupported, "softmax_cross_entropy: a vocabulary of " +
+                                             std::to_string(a.vocab) +
+                                             ", at most 1073741823 are possible on CUDA");
+  }
+  const int64_t stride = (a.vocab + kStrideMultiple - 1) / kStrideMultiple * kStrideMultiple;
+  int64_t most = std::max<int64_t>(1, kLogitsBytes / (4 * stride));
+  if (most > kRowMultiple) {
+    most = most / kRowMultiple * kRowMultiple;
+    const int64_t blocks = (a.rows + most - 1) / most;
+    const int64_t each = (a.rows + blocks - 1) / blocks;
+    most = (each + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+  }
   most = std::min(most, a.rows);
-  const Scratch scratch(context, most * a.vocab * 4);
+  const Scratch scratch(context, most * stride * 4);
   for (int64_t first = 0; first < a.rows; first += most) {
     const int64_t rows = std::min(most, a.rows - first);
     Linear({.device = a.device,
@@ -135,8 +250,14 @@ void ForEachBlock(Context& context, const SoftmaxCrossEntropyArguments& a, Visit
             .W = a.W,
             .W_row_bytes = a.W_row_bytes,
             .bias = a.bias,
-            .y = {scratch.data<void>(), a.vocab, DType::kF32}});
-    visit(first, rows, scratch.data<float>());
+            .y = {scratch.data<void>(), stride, DType::kF32}});
+    visit(first, rows,
+          LogitRows{.data = scratch.data<float>(),
+                    .stride = stride,
+                    .vocab = static_cast<int>(a.vocab),
+                    .targets = a.targets + first,
+                    .loss = a.loss == nullptr ? nullptr : a.loss + first,
+                    .d_loss = d_loss == nullptr ? nullptr : d_loss + first});
   }
 }
 
@@ -147,10 +268,8 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a) {
   const ProfilerRange range("softmax_cross_entropy");
   Context& context = ContextOf(a.device);
   const Fault fault = OutsideVocabulary(context, a.vocab);
-  ForEachBlock(context, a, [&](int64_t first, int64_t rows, const float* logits) {
-    LossKernel<<<static_cast<unsigned>(rows), kThreads, 0, context.stream()>>>(
-        logits, a.vocab, a.targets + first, a.loss + first, fault);
-    CheckLaunch("softmax_cross_entropy");
+  ForEachBlock(context, a, nullptr, [&](int64_t, int64_t rows, const LogitRows& logits) {
+    LaunchRows<float>(context, logits, rows, fault);
   });
 }
 
@@ -162,12 +281,11 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b) 
   const Fault fault = OutsideVocabulary(context, a.vocab);
   VisitActivation(a.hidden.dtype, [&](auto type) {
     using T = decltype(type);
-    ForEachBlock(context, a, [&](int64_t first, int64_t rows, const float* logits) {
-      const Scratch scratch(context, rows * a.vocab * static_cast<int64_t>(sizeof(T)));
-      GradientKernel<T><<<static_cast<unsigned>(rows), kThreads, 0, context.stream()>>>(
-          logits, a.vocab, a.targets + first, b.d_loss + first, scratch.data<T>(), fault);
-      CheckLaunch("softmax_cross_entropy backward");
-      const Rows gradients = {scratch.data<void>(), a.vocab, a.hidden.dtype};
+    ForEachBlock(context, a, b.d_loss, [&](int64_t first, int64_t rows, const LogitRows& logits) {
+      LaunchRows<T>(context, logits, rows, fault);
+      const Rows gradients = {logits.data,
+                              logits.stride * static_cast<int64_t>(sizeof(float) / sizeof(T)),
+                              a.hidden.dtype};
       if (b.d_hidden.data != nullptr) {
         MatMul(context, {.m = rows,
                          .n = a.K,
@@ -191,9 +309,9 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b) 
                          .accumulate = true});
       }
       if (b.dbias != nullptr) {
-        const auto blocks = static_cast<unsigned>((a.vocab + kThreads - 1) / kThreads);
-        ColumnSumsKernel<T>
-            <<<blocks, kThreads, 0, context.stream()>>>(scratch.data<T>(), rows, a.vocab, b.dbias);
+        const auto blocks = static_cast<unsigned>((a.vocab + kColumnThreads - 1) / kColumnThreads);
+        ColumnSumsKernel<T><<<blocks, kColumnThreads, 0, context.stream()>>>(
+            static_cast<const T*>(gradients.data), gradients.stride, rows, a.vocab, b.dbias);
         CheckLaunch("softmax_cross_entropy's dbias");
       }
     });

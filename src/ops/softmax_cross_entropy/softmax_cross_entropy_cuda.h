@@ -17,7 +17,7 @@ struct SoftmaxCrossEntropyArguments {
 };
 
 struct SoftmaxCrossEntropyBackwardArguments {
-  SoftmaxCrossEntropyArguments forward;  // but for loss
+  SoftmaxCrossEntropyArguments forward;  // loss: null where it is not wanted
   const float* d_loss;
   Rows d_hidden, dW;
   float* dbias;

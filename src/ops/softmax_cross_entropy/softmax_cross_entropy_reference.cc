@@ -47,13 +47,15 @@ void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, const 
   CheckSoftmaxCrossEntropyBackward(inputs, d_loss, gradients, {DType::kF64}, DType::kF64);
   CheckTargets(inputs.targets, inputs.W.dim(0));
   const auto& [hidden, W, bias, targets] = inputs;
-  const auto& [d_hidden, dW, dbias] = gradients;
+  const auto& [d_hidden, dW, dbias, loss] = gradients;
   if (d_hidden) d_hidden.SetZero();
+  if (loss) loss.SetZero();
   for (int64_t t = 0; t < hidden.dim(0); ++t) {
     const int32_t target = targets.data<int32_t>()[t];
     if (target == kIgnoreTarget) continue;
     const std::vector<double> logits = LogitsOfRow(inputs, t);
     const double log_sum_exp = LogSumExp(logits);
+    if (loss) loss.data<double>()[t] = log_sum_exp - logits[static_cast<size_t>(target)];
     for (int64_t v = 0; v < W.dim(0); ++v) {
       const double probability = std::exp(logits[static_cast<size_t>(v)] - log_sum_exp);
       const double d_logit = (probability - (v == target ? 1 : 0)) * d_loss.data<double>()[t];

@@ -70,7 +70,8 @@ SoftmaxCrossEntropyGradients Backward(const SoftmaxCrossEntropyInputs& inputs,
   SoftmaxCrossEntropyGradients gradients = {
       .d_hidden = WithRowGap(ones(inputs.hidden.shape()).To(inputs.hidden.dtype()), 2),
       .dW = ones(inputs.W.shape()).To(dtype),
-      .dbias = ones({inputs.W.dim(0)}).To(dtype)};
+      .dbias = ones({inputs.W.dim(0)}).To(dtype),
+      .loss = Tensor::Empty({inputs.hidden.dim(0)}, dtype)};
   reference ? reference::SoftmaxCrossEntropyBackward(inputs, d_loss, gradients)
             : SoftmaxCrossEntropyBackward(inputs, d_loss, gradients);
   return gradients;
@@ -93,6 +94,8 @@ void Compare(const Problem& p, DType dtype, bool with_bias, bool strided) {
   EXPECT_TRUE(test::GapsUntouched(gradients.d_hidden));
   EXPECT_TRUE(Near(gradients.dW, expected_gradients.dW, rounded_terms));
   EXPECT_TRUE(Near(gradients.dbias, expected_gradients.dbias, rounded_terms));
+  EXPECT_TRUE(test::SameBits(gradients.loss, Forward(inputs)));
+  EXPECT_TRUE(test::SameBits(expected_gradients.loss, Forward(reference_inputs)));
 }
 
 TEST(SoftmaxCrossEntropyTest, ReferenceGradients) {
