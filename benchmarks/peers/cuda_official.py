@@ -35,27 +35,28 @@ NVCC_FLAGS = [
 ]
 
 
-def build(sources):
-    """Both packages' extensions, with the flags of their setup.py but for this GPU alone."""
+def find_packages(sources):
+    """Makes the packages importable without their __init__, which need more than the operators do."""
+    for package in ("mamba_ssm", "causal_conv1d"):
+        bare = types.ModuleType(package)
+        bare.__path__ = [str(next(sources.glob(f"{package}-*/")) / package)]
+        sys.modules[package] = bare
+
+
+def build(sources, package, name, folder):
+    """A package's extension, with the flags of its setup.py but for this GPU alone."""
+    print(f"building {name} ...", file=sys.stderr, flush=True)
     major, minor = torch.cuda.get_device_capability()
     os.environ["TORCH_CUDA_ARCH_LIST"] = f"{major}.{minor}"
-    for package, name, folder in [
-        ("mamba_ssm", "selective_scan_cuda", "csrc/selective_scan"),
-        ("causal_conv1d", "causal_conv1d_cuda", "csrc"),
-    ]:
-        root = next(sources.glob(f"{package}-*/"))
-        files = sorted(p for p in (root / folder).iterdir() if p.suffix in (".cpp", ".cu"))
-        sys.modules[name] = load(
-            name,
-            [str(p) for p in files],
-            extra_include_paths=[str(root / folder)],
-            extra_cflags=["-O3", "-std=c++17"],
-            extra_cuda_cflags=NVCC_FLAGS,
-        )
-        # The package without its __init__, which imports models that need more than the operators.
-        bare = types.ModuleType(package)
-        bare.__path__ = [str(root / package)]
-        sys.modules[package] = bare
+    root = next(sources.glob(f"{package}-*/"))
+    files = sorted(p for p in (root / folder).iterdir() if p.suffix in (".cpp", ".cu"))
+    sys.modules[name] = load(
+        name,
+        [str(p) for p in files],
+        extra_include_paths=[str(root / folder)],
+        extra_cflags=["-O3", "-std=c++17"],
+        extra_cuda_cflags=NVCC_FLAGS,
+    )
 
 
 def median_seconds(calls):
@@ -250,22 +251,38 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=pathlib.Path, required=True)
     parser.add_argument("--adder", required=True)
+    parser.add_argument("--only", nargs="+", choices=["scan", "ssd", "conv1d", "rms_norm"])
     arguments = parser.parse_args()
+    sources = arguments.sources.resolve()
+    wanted = arguments.only or ["rms_norm", "ssd", "conv1d", "scan"]
     torch.manual_seed(1)
-    build(arguments.sources.resolve())
-    makers = [
-        lambda: scan_case(8, 2048, 2048, False),
-        lambda: scan_case(8, 2048, 2048, True),
-        lambda: scan_case(8, 5120, 2048, False),
-        lambda: scan_case(1, 1024, 65536, False),
-        lambda: scan_case(1, 1024, 65536, True),
-        lambda: ssd_case(8, 2048, 80, 64, 128, False),
-        lambda: ssd_case(8, 2048, 80, 64, 128, True),
-        lambda: conv_case(8, 5120, 2048, False),
-        lambda: conv_case(8, 2048, 2048, True),
-        lambda: norm_case(32768, 768, False),
-        lambda: norm_case(32768, 768, True),
-    ]
+    find_packages(sources)
+    makers = []
+    if "rms_norm" in wanted:
+        makers += [
+            lambda: norm_case(32768, 768, False),
+            lambda: norm_case(32768, 768, True),
+        ]
+    if "ssd" in wanted:
+        makers += [
+            lambda: ssd_case(8, 2048, 80, 64, 128, False),
+            lambda: ssd_case(8, 2048, 80, 64, 128, True),
+        ]
+    if "conv1d" in wanted:
+        build(sources, "causal_conv1d", "causal_conv1d_cuda", "csrc")
+        makers += [
+            lambda: conv_case(8, 5120, 2048, False),
+            lambda: conv_case(8, 2048, 2048, True),
+        ]
+    if "scan" in wanted:
+        build(sources, "mamba_ssm", "selective_scan_cuda", "csrc/selective_scan")
+        makers += [
+            lambda: scan_case(8, 2048, 2048, False),
+            lambda: scan_case(8, 2048, 2048, True),
+            lambda: scan_case(8, 5120, 2048, False),
+            lambda: scan_case(1, 1024, 65536, False),
+            lambda: scan_case(1, 1024, 65536, True),
+        ]
     print("| work | official ms | Adder ms | ratio | largest difference |")
     print("|---|---|---|---|---|", flush=True)
     failed = False

@@ -1,21 +1,24 @@
 #!/bin/bash
 # The official packages' CUDA and Triton kernels (mamba-ssm, causal-conv1d) beside Adder's on the same
 # tensors, in one run on one GPU: see cuda_official.py.
-# usage: benchmarks/peers/cuda_official.sh [--sources DIR] [--adder PROGRAM]
+# usage: benchmarks/peers/cuda_official.sh [--sources DIR] [--adder PROGRAM] [OPERATOR...]
 #   --sources DIR    where the source packages (mamba_ssm-*.tar.gz, causal_conv1d-*.tar.gz) are already;
 #                    otherwise they come from PyPI
 #   --adder PROGRAM  default: build/adder
+#   OPERATOR...      rms_norm, ssd, conv1d, scan; default: all
 # Takes a Python with PyTorch for CUDA (PYTHON, default python3), einops, transformers and safetensors,
-# and nvcc of the same CUDA release; building the kernels takes minutes.
+# and nvcc of the same CUDA release; building the scan's kernels takes minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 sources=
+only=()
 adder=build/adder
 while [[ $# -gt 0 ]]; do
   case $1 in
     --sources) sources=$2 && shift 2 ;;
     --adder) adder=$2 && shift 2 ;;
+    rms_norm | ssd | conv1d | scan) only+=("$1") && shift ;;
     *) sed -n '2,/^set /p' "$0" | sed '$d; s/^# \{0,1\}//' >&2 && exit 2 ;;
   esac
 done
@@ -46,4 +49,5 @@ for package in "$sources"/mamba_ssm-*.tar.gz "$sources"/causal_conv1d-*.tar.gz; 
   tar xzf "$package" -C "$work/sources"
 done
 TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$work/build} \
-  "$python" benchmarks/peers/cuda_official.py --sources "$work/sources" --adder "$(realpath "$adder")"
+  "$python" benchmarks/peers/cuda_official.py --sources "$work/sources" --adder "$(realpath "$adder")" \
+  ${only:+--only "${only[@]}"}
