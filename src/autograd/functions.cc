@@ -29,7 +29,8 @@ Tensor ConvKernel(const Tensor& weight) {
 
 }  // namespace
 
-Variable Linear(Tape* tape, const Variable& x, const Parameter& weight, const Parameter* bias) {
+Variable Linear(Tape* tape, const Variable& x, const Parameter& weight, const Parameter* bias,
+                const std::function<Tensor()>& x_again) {
   CheckRank(x, 2, "linear: x");
   const Tensor& W = weight.compute;
   const Tensor y = Tensor::Empty({x.value().dim(0), W.dim(0)}, x.value().dtype(), W.device());
@@ -37,16 +38,17 @@ Variable Linear(Tape* tape, const Variable& x, const Parameter& weight, const Pa
   if (!Records(tape, x, weight, bias)) return Variable(y);
 
   Variable result(y, true);
-  tape->Record([x = x.value(), W, dx = x.gradient(), dW = weight.grad, dbias = Grad(bias),
-                dy = result.gradient()] {
+  tape->Record([kept = x_again ? Tensor() : x.value(), x_again, W, dx = x.gradient(),
+                dW = weight.grad, dbias = Grad(bias), dy = result.gradient()] {
     const Tensor seed = dy.value();
     if (!seed.defined()) return;
+    const Tensor input = x_again ? x_again() : kept;
     LinearGradients gradients{.dx = {}, .accumulate_dx = false, .dW = dW, .dbias = dbias};
-    if (!dx.wanted()) return LinearBackward(x, W, seed, gradients);
+    if (!dx.wanted()) return LinearBackward(input, W, seed, gradients);
     dx.Collect([&](const Tensor& target, bool accumulate) {
       gradients.dx = target;
       gradients.accumulate_dx = accumulate;
-      LinearBackward(x, W, seed, gradients);
+      LinearBackward(input, W, seed, gradients);
     });
   });
   return result;

@@ -24,9 +24,10 @@ enum class MemoryUpdate {
   kOverwrite,  // the variable's tensor is overwritten; only without a tape
 };
 
-// y [rows, N] = x · Wᵀ + bias, in x's dtype. bias may be null.
+// y [rows, N] = x · Wᵀ + bias, in x's dtype. bias may be null. Where x_again is given, the backward
+// calls it for x, the same bits, instead of keeping x for so long.
 Variable Linear(Tape* tape, const Variable& x, const Parameter& weight,
-                const Parameter* bias = nullptr);
+                const Parameter* bias = nullptr, const std::function<Tensor()>& x_again = {});
 
 // x: [rows, D]. weight: [D, width], or [D, 1, width] as checkpoints store it. bias may be null.
 // window: null (begin from zero, keep nothing), or the memory to begin from, f32

@@ -19,6 +19,18 @@ Variable Norm::Apply(Tape* tape, const Variable& x, const Variable& residual, DT
   return RmsNorm(tape, x, residual, *weight, eps, y_dtype, sum);
 }
 
+Variable Project(const BlockContext& context, const Norm& norm, const Variable& x,
+                 Variable* residual, DType dtype, const Parameter& weight, const Parameter* bias) {
+  const Variable normed = norm.Apply(context.tape, x, *residual, dtype, residual);
+  std::function<Tensor()> again;
+  if (context.tape != nullptr && context.recompute == Recompute::kScan) {
+    again = [norm, dtype, sum = residual->value()] {
+      return norm.Apply(nullptr, Variable(sum), Variable(), dtype).value();
+    };
+  }
+  return Linear(context.tape, normed, weight, bias, again);
+}
+
 Variable Mix(const BlockContext& context, const Variable& projected, std::span<Variable> memory,
              const Mixing& mixing) {
   if (context.tape == nullptr || context.recompute != Recompute::kScan) {

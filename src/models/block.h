@@ -32,6 +32,13 @@ struct Norm {
                  Variable* sum = nullptr) const;
 };
 
+struct BlockContext;
+
+// A block's first projection: of the norm of x + *residual, which *residual becomes. Where the
+// context asks for Recompute::kScan the norm is computed once more in the backward.
+Variable Project(const BlockContext& context, const Norm& norm, const Variable& x,
+                 Variable* residual, DType dtype, const Parameter& weight, const Parameter* bias);
+
 // What all blocks of a forward have in common.
 struct BlockContext {
   Tape* tape = nullptr;

@@ -29,7 +29,7 @@ struct Memory {
 // memory and time.
 enum class Recompute {
   kNone,   // what the operators' backwards recompute themselves
-  kScan,   // what lies between a Mamba block's first and last projection
+  kScan,   // a Mamba block's norm, and what lies between its first and last projection
   kBlock,  // all of a block: only what goes into it is kept (see Checkpoint)
 };
 

@@ -36,15 +36,14 @@ std::vector<Block::MemoryPart> Mamba2Block::memory() const {
 
 Variable Mamba2Block::Forward(const BlockContext& context, const Variable& x, Variable* residual,
                               std::span<Variable> memory) const {
-  Tape* const tape = context.tape;
-  const Variable zwdt = Linear(tape, norm_.Apply(tape, x, *residual, compute_dtype_, residual),
-                               *in_proj_weight_, in_proj_bias_);
+  const Variable zwdt =
+      Project(context, norm_, x, residual, compute_dtype_, *in_proj_weight_, in_proj_bias_);
   const Variable y =
       Mix(context, zwdt, memory,
           [this](const BlockContext& inner, const Variable& projected, std::span<Variable> parts) {
             return Select(inner, projected, parts);
           });
-  return Linear(tape, y, *out_proj_weight_, out_proj_bias_);
+  return Linear(context.tape, y, *out_proj_weight_, out_proj_bias_);
 }
 
 Variable Mamba2Block::Select(const BlockContext& context, const Variable& zwdt,
