@@ -10,10 +10,8 @@
 #include <span>
 #include <utility>
 
-#include "adder/backend/cpu/parallel.h"
 #include "adder/backend/devices.h"
 #include "adder/core/error.h"
-#include "adder/ops/most_likely/most_likely.h"
 
 namespace adder {
 
@@ -180,40 +178,33 @@ Tensor Generator::Read(const SequenceLayout& layout, const Tensor& tokens,
   return model_.Logits(last);
 }
 
-Tensor Generator::MostLikelyIfGreedy(const std::vector<size_t>& drawing,
-                                     const Tensor& logits) const {
-  const bool greedy = std::all_of(drawing.begin(), drawing.end(), [&](size_t s) {
-    const SamplingOptions& sampling = sequences_[s]->options.sampling;
-    return sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0;
-  });
-  if (!greedy || logits.device().type == DeviceType::kCpu) return {};
-  const Tensor tokens = Tensor::Empty({logits.dim(0)}, DType::kI32, logits.device());
-  MostLikely(logits, tokens);
-  return tokens.To(Device{});
-}
-
-void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& device_logits,
+void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& logits,
                      const std::function<void(const TokenEvent&)>& on_token) {
   // A vocabulary padded for speed has ids that are no tokens.
   const int64_t known = std::min(model_.vocab_size(), tokenizer_.vocab_size());
-  // Greedy choices are made where the logits are; other samplers see them in host memory.
-  const Tensor likeliest = MostLikelyIfGreedy(drawing, device_logits.Columns(0, known));
-  const Tensor logits = likeliest ? Tensor() : device_logits.To(Device{});
-  std::vector<int32_t> drawn(drawing.size());
-  cpu::ParallelFor(static_cast<int64_t>(drawing.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto at = static_cast<size_t>(i);
-      Sequence& sequence = *sequences_[drawing[at]];
-      drawn[at] = likeliest ? likeliest.data<int32_t>()[i] : -1;
-      if (drawn[at] >= 0) continue;
-      const Tensor row = likeliest ? device_logits.Rows(i, 1).To(Device{}) : logits.Rows(i, 1);
-      drawn[at] = SampleToken({row.data<float>(), static_cast<size_t>(known)},
-                              sequence.options.sampling, sequence.recent, sequence.random);
-    }
-  });
+  std::vector<RowSampling> rows;
+  std::vector<Random> randoms;  // where the sequences' go on once they have their tokens
+  for (const size_t s : drawing) {
+    const Sequence& sequence = *sequences_[s];
+    const SamplingOptions& options = sequence.options.sampling;
+    randoms.push_back(sequence.random);
+    rows.push_back({options, sequence.recent, UniformFor(options, randoms.back())});
+  }
+  // Where the logits are; only the tokens come to the host.
+  const Tensor drawn = Tensor::Empty({logits.dim(0)}, DType::kI32, logits.device());
+  Sample(logits.Columns(0, known), rows, drawn);
+  const Tensor tokens = drawn.To(Device{});
+  const auto token_of = [&](size_t i) { return tokens.data<int32_t>()[i]; };
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    if (token_of(i) >= 0) continue;
+    const Tensor row = logits.Rows(static_cast<int64_t>(i), 1).To(Device{});
+    // Throws, saying which logit is wrong.
+    SamplingDistribution({row.data<float>(), static_cast<size_t>(known)}, rows[i].options);
+  }
   for (size_t i = 0; i < drawing.size(); ++i) {
     Sequence& sequence = *sequences_[drawing[i]];
-    const int32_t token = drawn[i];
+    const int32_t token = token_of(i);
+    sequence.random = randoms[i];
     sequence.Take(token, tokenizer_);
     if (on_token) on_token({sequence.id, token, sequence.text});
     sequence.text.clear();

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "adder/infer/decoder.h"
-#include "adder/infer/sampler.h"
 #include "adder/infer/session.h"
 #include "adder/infer/stop_matcher.h"
 #include "adder/models/language_model.h"
+#include "adder/ops/sample/sample.h"
 #include "adder/text/tokenizer.h"
 
 namespace adder {
@@ -99,9 +99,6 @@ class Generator {
   // Reads them; returns the logits of the last row of each of the sequences `drawing`.
   Tensor Read(const SequenceLayout& layout, const Tensor& tokens,
               const std::vector<size_t>& drawing);
-  // The likeliest tokens, i32 [rows] in host memory, -1 where a row has none; undefined unless all
-  // of `drawing` take just those and the logits are on another device.
-  Tensor MostLikelyIfGreedy(const std::vector<size_t>& drawing, const Tensor& logits) const;
   // Draws their next tokens.
   void Draw(const std::vector<size_t>& drawing, const Tensor& logits,
             const std::function<void(const TokenEvent&)>& on_token);

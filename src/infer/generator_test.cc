@@ -86,7 +86,8 @@ TEST(Generator, EachTokenIsDrawnFromTheModelsLogitsAfterAllBefore) {
     const Tensor hidden =
         model.Forward(Tensor::From<int32_t>({rows}, text), SequenceLayout::Single(rows), &state);
     const Tensor logits = model.Logits(hidden.Rows(rows - 1, 1));
-    ASSERT_EQ(token, SampleToken({logits.data<float>(), kVocab}, Plain(), text, random));
+    ASSERT_EQ(token,
+              SampleToken({logits.data<float>(), kVocab}, Plain(), text, random.NextDouble()));
     text.push_back(token);
   }
   EXPECT_EQ(run.tokens.size(), 20u);

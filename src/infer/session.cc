@@ -11,7 +11,7 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/infer/sampler.h"
+#include "adder/ops/sample/sample.h"
 #include "adder/infer/stop_matcher.h"
 
 namespace adder {

@@ -11,7 +11,7 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/infer/sampler.h"
+#include "adder/ops/sample/sample.h"
 #include "adder/infer/session.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

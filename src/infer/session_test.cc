@@ -10,7 +10,7 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/infer/sampler.h"
+#include "adder/ops/sample/sample.h"
 #include "adder/infer/toy_model_test.h"
 #include "tests/temporary_directory.h"
 

@@ -25,6 +25,7 @@ void AddTo(const AddToArguments& a);
 void AddProduct(const AddProductArguments& a);
 void NegativeExp(const NegativeExpArguments& a);
 void MostLikely(const MostLikelyArguments& a);
+void Sample(const SampleArguments& a);
 void CopyRowSpans(const CopyRowSpansArguments& a);
 void Attention(const AttentionProblem& p);
 void AttentionBackward(const AttentionBackwardProblem& problem);
@@ -59,6 +60,7 @@ const CudaOperators kCudaOperators = {
     .add_product = cuda::AddProduct,
     .negative_exp = cuda::NegativeExp,
     .most_likely = cuda::MostLikely,
+    .sample = cuda::Sample,
     .copy_row_spans = cuda::CopyRowSpans,
     .attention = cuda::Attention,
     .attention_backward = cuda::AttentionBackward,

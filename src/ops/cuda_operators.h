@@ -16,6 +16,7 @@
 #include "adder/ops/most_likely/most_likely_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
 #include "adder/ops/rotary/rotary_cuda.h"
+#include "adder/ops/sample/sample_cuda.h"
 #include "adder/ops/selective_scan/selective_scan_cuda.h"
 #include "adder/ops/softmax_cross_entropy/softmax_cross_entropy_cuda.h"
 #include "adder/ops/ssd/ssd_cuda.h"
@@ -44,6 +45,7 @@ struct CudaOperators {
   void (*add_product)(const cuda::AddProductArguments&);
   void (*negative_exp)(const cuda::NegativeExpArguments&);
   void (*most_likely)(const cuda::MostLikelyArguments&);
+  void (*sample)(const cuda::SampleArguments&);
   void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
   void (*attention)(const cuda::AttentionProblem&);
   void (*attention_backward)(const cuda::AttentionBackwardProblem&);

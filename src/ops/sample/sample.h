@@ -1,4 +1,9 @@
-// From logits to the next token: the filters that shape the distribution, and the draw.
+// sample: from logits to the next token. Filters shape the distribution that the logits are, and a
+// uniform random number u draws from what they leave:
+//
+//     tokens[r] = the first t with Σ_{i ≤ t} p_r[i] > u_r,    greedy: the first likeliest t
+//
+// -1 where the row has no token to draw: a logit is NaN or +∞, or all are -∞.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +11,7 @@
 #include <vector>
 
 #include "adder/core/random.h"
+#include "adder/core/tensor.h"
 
 namespace adder {
 
@@ -21,7 +27,7 @@ struct SamplingOptions {
   // Only tokens at least min_p times as likely as the most likely one (arXiv 2407.01082). 0: all.
   double min_p = 0.0;
   // Positive logits of the recent tokens are divided by it, others multiplied (CTRL,
-  // arXiv 1909.05858). 1: none.
+  // arXiv 1909.05858), and rounded to f32; the largest stay finite. 1: none.
   double repetition_penalty = 1.0;
   // How many of the last tokens, the prompt's included, are the recent ones.
   int64_t repetition_window = 64;
@@ -48,9 +54,27 @@ std::vector<Candidate> SamplingDistribution(std::span<const float> logits,
                                             const SamplingOptions& options,
                                             std::span<const int32_t> recent = {});
 
-// Draws from the distribution. Greedy draws nothing from `random`; all else takes one NextDouble(),
-// however the distribution looks, so that a stream's position says how many tokens were drawn.
+// Draws from the distribution by `uniform` in [0, 1), which greedy does not look at.
 int32_t SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                    std::span<const int32_t> recent, Random& random);
+                    std::span<const int32_t> recent, double uniform);
+
+// The next number of `random` to draw a token by. Greedy takes nothing, all else takes one
+// NextDouble(), however the distribution looks, so that a stream's position says how many tokens
+// were drawn.
+double UniformFor(const SamplingOptions& options, Random& random);
+
+// How a row's token is drawn.
+struct RowSampling {
+  SamplingOptions options;
+  std::span<const int32_t> recent;
+  double uniform = 0.0;
+};
+
+// SampleToken of each row, with -1 instead of kNumeric. logits: f32 [rows, vocab], at most 2^31 - 1
+// tokens. rows: how each is drawn. tokens: i32 [rows], dense. A device draws what the CPU draws,
+// unless sums of probabilities lie within some 1e-9 of `uniform` or top_p. Throws kInvalidArgument
+// when shapes or dtypes disagree or an option has no valid value, kUnsupported for a device without
+// this operator.
+void Sample(const Tensor& logits, std::span<const RowSampling> rows, const Tensor& tokens);
 
 }  // namespace adder

@@ -1,13 +1,15 @@
 // The filters against distributions worked out by hand, the draw against its frequencies.
-#include "adder/infer/sampler.h"
+#include "adder/ops/sample/sample.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -52,12 +54,12 @@ ErrorCode CodeOf(const std::function<void()>& call) {
   return ErrorCode::kIo;
 }
 
-TEST(Sampler, SoftmaxWithoutFilters) {
+TEST(SamplingTest, SoftmaxWithoutFilters) {
   ExpectDistribution(SamplingDistribution(kLogits, Plain()),
                      {{0, 0.1}, {1, 0.4}, {2, 0.2}, {3, 0.3}});
 }
 
-TEST(Sampler, GreedyTakesTheMostLikelyAndOfEqualsTheFirst) {
+TEST(SamplingTest, GreedyTakesTheMostLikelyAndOfEqualsTheFirst) {
   SamplingOptions options = Plain();
   options.temperature = 0.0;
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 1.0}});
@@ -66,7 +68,7 @@ TEST(Sampler, GreedyTakesTheMostLikelyAndOfEqualsTheFirst) {
 
 // Logits are searched in blocks: every place of a vocabulary of no whole number of them, and what
 // is no number is found in every place too.
-TEST(Sampler, GreedySearchesAllOfALargeVocabulary) {
+TEST(SamplingTest, GreedySearchesAllOfALargeVocabulary) {
   SamplingOptions options = Plain();
   options.temperature = 0.0;
   std::vector<float> logits(700);
@@ -86,7 +88,7 @@ TEST(Sampler, GreedySearchesAllOfALargeVocabulary) {
   }
 }
 
-TEST(Sampler, TemperatureSharpensAndFlattens) {
+TEST(SamplingTest, TemperatureSharpensAndFlattens) {
   SamplingOptions options = Plain();
   options.temperature = 0.5;  // probabilities squared: 1, 16, 4, 9 of 30
   ExpectDistribution(SamplingDistribution(kLogits, options),
@@ -96,7 +98,7 @@ TEST(Sampler, TemperatureSharpensAndFlattens) {
                      {{1, 0.5}, {2, 0.5}});
 }
 
-TEST(Sampler, TopK) {
+TEST(SamplingTest, TopK) {
   SamplingOptions options = Plain();
   options.top_k = 2;
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 4 / 7.0}, {3, 3 / 7.0}});
@@ -107,7 +109,7 @@ TEST(Sampler, TopK) {
                      {{0, 0.5}, {1, 0.5}});
 }
 
-TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
+TEST(SamplingTest, TopPKeepsTheSmallestSetThatReachesIt) {
   SamplingOptions options = Plain();
   options.top_p = 0.65;  // 0.4 + 0.3
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 4 / 7.0}, {3, 3 / 7.0}});
@@ -118,7 +120,7 @@ TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 1.0}});
 }
 
-TEST(Sampler, MinP) {
+TEST(SamplingTest, MinP) {
   SamplingOptions options = Plain();
   options.min_p = 0.4;  // at least 0.16
   ExpectDistribution(SamplingDistribution(kLogits, options),
@@ -127,14 +129,14 @@ TEST(Sampler, MinP) {
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 1.0}});
 }
 
-TEST(Sampler, FiltersComposeInTheDocumentedOrder) {
+TEST(SamplingTest, FiltersComposeInTheDocumentedOrder) {
   SamplingOptions options = Plain();
   options.top_k = 3;    // 0.4, 0.3, 0.2 become 4/9, 3/9, 2/9
   options.top_p = 0.7;  // of those: 4/9 + 3/9; of the whole it would take 0.2 as well
   ExpectDistribution(SamplingDistribution(kLogits, options), {{1, 4 / 7.0}, {3, 3 / 7.0}});
 }
 
-TEST(Sampler, RepetitionPenaltyCountsATokenOnceAndForgetsOldOnes) {
+TEST(SamplingTest, RepetitionPenaltyCountsATokenOnceAndForgetsOldOnes) {
   SamplingOptions options = Plain();
   options.repetition_penalty = 2.0;
   const std::array<float, 3> logits = {2.0f, -1.0f, 0.5f};
@@ -151,12 +153,12 @@ TEST(Sampler, RepetitionPenaltyCountsATokenOnceAndForgetsOldOnes) {
   ExpectDistribution(SamplingDistribution(logits, options, recent), softmax(2.0, -1.0, 0.5));
 }
 
-TEST(Sampler, MaskedTokensAreNeverDrawn) {
+TEST(SamplingTest, MaskedTokensAreNeverDrawn) {
   ExpectDistribution(SamplingDistribution(std::array{-kInfinity, 0.0f, -kInfinity, 0.0f}, Plain()),
                      {{1, 0.5}, {3, 0.5}});
 }
 
-TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
+TEST(SamplingTest, RefusesLogitsThatAreNoNumbers) {
   const auto sample = [](std::vector<float> logits) {
     return [logits = std::move(logits)] {
       SamplingOptions greedy;
@@ -170,7 +172,7 @@ TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
   EXPECT_EQ(CodeOf(sample({})), ErrorCode::kNumeric);
 }
 
-TEST(Sampler, RefusesInvalidOptions) {
+TEST(SamplingTest, RefusesInvalidOptions) {
   const double nan = std::nan("");
   for (const auto& change : std::vector<std::function<void(SamplingOptions&)>>{
            [](SamplingOptions& o) { o.temperature = -1.0; },
@@ -190,12 +192,12 @@ TEST(Sampler, RefusesInvalidOptions) {
   }
 }
 
-TEST(Sampler, FrequenciesFollowTheDistribution) {
+TEST(SamplingTest, FrequenciesFollowTheDistribution) {
   Random random(/*seed=*/7);
   std::array<int, 4> counts = {};
   constexpr int kDraws = 40000;
   for (int i = 0; i < kDraws; ++i) {
-    ++counts[static_cast<size_t>(SampleToken(kLogits, Plain(), {}, random))];
+    ++counts[static_cast<size_t>(SampleToken(kLogits, Plain(), {}, random.NextDouble()))];
   }
   // Pearson's statistic with 3 degrees of freedom: below 16.27 with probability 0.999.
   double chi_squared = 0.0;
@@ -207,16 +209,79 @@ TEST(Sampler, FrequenciesFollowTheDistribution) {
   EXPECT_LT(chi_squared, 16.27);
 }
 
-TEST(Sampler, TheStreamsPositionIsTheNumberOfTokensDrawn) {
+TEST(SamplingTest, TheStreamsPositionIsTheNumberOfTokensDrawn) {
   Random random(1, 2);
-  SampleToken(kLogits, Plain(), {}, random);
+  UniformFor(Plain(), random);
   const uint64_t one = random.offset();
-  SampleToken(std::array{0.0f, -kInfinity}, Plain(), {}, random);  // only one token is possible
+  SamplingOptions narrow = Plain();
+  narrow.top_k = 1;  // only one token is possible
+  UniformFor(narrow, random);
   EXPECT_EQ(random.offset(), 2 * one);
   SamplingOptions greedy = Plain();
   greedy.temperature = 0.0;
-  SampleToken(kLogits, greedy, {}, random);
+  UniformFor(greedy, random);
   EXPECT_EQ(random.offset(), 2 * one);
+}
+
+// Rows with options of their own; one without a token leaves the others alone.
+TEST(SampleTest, IsSampleTokenOfEachRow) {
+  constexpr int64_t kRows = 40;
+  constexpr int64_t kVocab = 37;
+  Random random(3);
+  const Tensor wide = Tensor::Empty({kRows, kVocab + 2}, DType::kF32);
+  FillNormal(wide, random, 0, 2);
+  const Tensor logits = wide.Columns(1, kVocab);
+  std::vector<float*> at;
+  for (int64_t r = 0; r < kRows; ++r) at.push_back(static_cast<float*>(logits.row(r)));
+  at[3][5] = std::nanf("");
+  at[4][36] = kInfinity;
+  std::fill_n(at[5], kVocab, -kInfinity);
+  std::vector<std::vector<int32_t>> recent(kRows);
+  std::vector<RowSampling> rows;
+  for (int64_t r = 0; r < kRows; ++r) {
+    RowSampling row;
+    row.options.temperature = static_cast<double>(r % 3);
+    row.options.top_k = r % 5;
+    row.options.repetition_penalty = r % 2 == 0 ? 1.0 : 1.5;
+    for (int64_t i = 0; i < r; ++i) {
+      recent[static_cast<size_t>(r)].push_back(static_cast<int32_t>(random.NextBelow(kVocab)));
+    }
+    row.recent = recent[static_cast<size_t>(r)];
+    row.uniform = random.NextDouble();
+    rows.push_back(row);
+  }
+  const Tensor tokens = Tensor::Empty({kRows}, DType::kI32);
+  Sample(logits, rows, tokens);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const std::span<const float> row(at[r], kVocab);
+    const bool none = r >= 3 && r <= 5;
+    EXPECT_EQ(tokens.data<int32_t>()[r],
+              none ? -1 : SampleToken(row, rows[r].options, rows[r].recent, rows[r].uniform))
+        << r;
+  }
+}
+
+TEST(SampleTest, PenalisedLogitsStayFinite) {
+  RowSampling row;
+  row.options.temperature = 0.0;
+  row.options.repetition_penalty = 1e300;
+  const int32_t recent[] = {0, 1, 2};
+  const std::array<float, 3> logits = {-2.0f, -1e-30f, -kInfinity};
+  EXPECT_EQ(SampleToken(logits, row.options, recent, 0.0), 0);  // both as low as can be
+  row.options.repetition_penalty = 1e-300;
+  EXPECT_EQ(SampleToken(std::array{-1.0f, 3.0f, 2.0f}, row.options, recent, 0.0), 1);
+}
+
+TEST(SampleTest, ArgumentsAreChecked) {
+  const Tensor logits = Tensor::Zeros({2, 5}, DType::kF32);
+  const Tensor tokens = Tensor::Zeros({2}, DType::kI32);
+  std::vector<RowSampling> rows(2);
+  EXPECT_THROW(Sample(logits, rows, tokens.Rows(0, 1)), Error);
+  EXPECT_THROW(Sample(logits.To(DType::kBF16), rows, tokens), Error);
+  EXPECT_THROW(Sample(logits, rows, Tensor::Zeros({2}, DType::kF32)), Error);
+  EXPECT_THROW(Sample(logits, std::span(rows).first(1), tokens), Error);
+  rows[1].options.top_p = 2.0;
+  EXPECT_THROW(Sample(logits, rows, tokens), Error);
 }
 
 }  // namespace

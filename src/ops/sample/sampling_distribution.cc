@@ -1,7 +1,6 @@
+// The distribution of one row and the draw from it, in host memory: what sample is defined by.
 // Filters work on penalised logits, in double; probabilities are formed once, at the end of each
 // filter that needs them. Nothing is sorted but what top-k and top-p keep.
-#include "adder/infer/sampler.h"
-
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 
 #include "adder/core/error.h"
 #include "adder/ops/most_likely/most_likely.h"
+#include "adder/ops/sample/sample.h"
 
 namespace adder {
 namespace {
@@ -53,8 +53,12 @@ Scores Penalised(std::span<const float> logits, const SamplingOptions& options,
     if (token < 0 || static_cast<size_t>(token) >= logits.size()) continue;
     // From the logits, not from the score: a token that occurs twice is penalised once.
     const double logit = logits[static_cast<size_t>(token)];
-    scores[static_cast<size_t>(token)].probability =
+    if (std::isinf(logit)) continue;
+    const double penalised =
         logit > 0.0 ? logit / options.repetition_penalty : logit * options.repetition_penalty;
+    constexpr double kMost = std::numeric_limits<float>::max();
+    scores[static_cast<size_t>(token)].probability =
+        static_cast<float>(std::clamp(penalised, -kMost, kMost));
   }
   return scores;
 }
@@ -139,15 +143,18 @@ std::vector<Candidate> SamplingDistribution(std::span<const float> logits,
 }
 
 int32_t SampleToken(std::span<const float> logits, const SamplingOptions& options,
-                    std::span<const int32_t> recent, Random& random) {
+                    std::span<const int32_t> recent, double uniform) {
   const std::vector<Candidate> distribution = SamplingDistribution(logits, options, recent);
-  if (options.temperature == 0.0) return distribution.front().token;
-  double left = random.NextDouble();
+  double left = uniform;
   for (const Candidate& candidate : distribution) {
     left -= candidate.probability;
     if (left < 0.0) return candidate.token;
   }
   return distribution.back().token;  // the probabilities' sum was rounded below 1
+}
+
+double UniformFor(const SamplingOptions& options, Random& random) {
+  return options.temperature == 0.0 ? 0.0 : random.NextDouble();
 }
 
 }  // namespace adder
