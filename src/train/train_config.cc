@@ -165,6 +165,9 @@ std::vector<Field> Fields(TrainConfig& config) {
       {"train.recompute", RecomputeChoice(&train.recompute),
        "what the backward pass computes once more to save memory: none; scan: what lies between a "
        "Mamba block's large projections; block: all of each block, a third more work"},
+      {"train.segment", IntegerField{&train.segment, 0, int64_t{1} << 30},
+       "tokens of a batch in memory at a time, for long rows: the gradients are exact, and rows "
+       "that are longer are read forward once more; 0: all at once"},
       {"train.truncated_backpropagation", BoolField{&train.truncated_backpropagation},
        "rows read on from step to step with the state carried; gradients stop at the row's start"},
       {"train.device", TextField{&train.device},

@@ -49,6 +49,7 @@ struct TrainConfig {
     DType dtype = DType::kF32;  // of the operators; master weights are f32
     int64_t seed = 0;
     Recompute recompute = Recompute::kNone;
+    int64_t segment = 0;  // rows of a batch on the tape at a time (SegmentedBackward); 0: all
     bool truncated_backpropagation = false;
     std::string device = "auto";  // see ParseDevice
     int64_t threads = 0;          // 0: all cores

@@ -68,6 +68,8 @@ TEST(TrainConfigTest, MistakesAreNamedWithTheirPlace) {
             "run.toml:5: train.dtype is \"f8\", expected \"f32\" or \"bf16\"");
   EXPECT_EQ(MessageOf(least + "recompute = 1\n"),
             "run.toml:5: train.recompute is 1, expected \"none\" or \"scan\" or \"block\"");
+  EXPECT_EQ(MessageOf(least + "segment = -1\n"),
+            "run.toml:5: train.segment is -1, expected a whole number from 0 to 1073741824");
   EXPECT_EQ(MessageOf(least + "lr = 1e-3\n"),
             "run.toml:5: unknown key \"train.lr\" (did you mean optimizer.lr?)");
   EXPECT_EQ(MessageOf(least + "\n[optimiser]\nlr = 1e-3\n"),
@@ -204,12 +206,14 @@ TEST(TrainConfigTest, WhatIsWrittenReadsBackTheSame) {
   config.data.separator = "\n\"quoted\"\n\t\x01\x7f é";
   config.data.train = {"it's", "a\\b"};
   config.schedule.kind = ScheduleKind::kConstant;
+  config.train.segment = 4096;
   const std::string text = TrainConfigToToml(config);
   const TrainConfig read = ParseTrainConfig(text, "written.toml");
   EXPECT_EQ(TrainConfigToToml(read), text);
   EXPECT_EQ(read.optimizer.lr, config.optimizer.lr);
   EXPECT_EQ(read.data.separator, config.data.separator);
   EXPECT_EQ(read.data.train, config.data.train);
+  EXPECT_EQ(read.train.segment, 4096);
 }
 
 TEST(TrainConfigTest, TheReferenceDocumentsEveryKey) {

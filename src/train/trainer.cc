@@ -95,6 +95,7 @@ Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const Train
     m_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32, model_.device()));
     v_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32, model_.device()));
   }
+  if (options_.segment > 0) segmented_.emplace(model_, options_.segment, options_.recompute);
   if (options_.truncated_backpropagation) {
     const State zero = model_.InitialState(options_.batch);
     carried_.resize(static_cast<size_t>(options_.gradient_accumulation));
@@ -163,6 +164,12 @@ Trainer::StepResult Trainer::Step(double lr) {
     Tape tape;
     Memory memory;
     if (carry) memory = BeginningMemory(batch);
+    if (segmented_) {
+      losses.push_back(segmented_->Run(batch.tokens, batch.targets, batch.layout, weight,
+                                       carry ? &memory : nullptr));
+      if (carry) carried.push_back(EndingMemory(batch, memory));
+      continue;
+    }
     const Variable hidden = model_.Hidden(&tape, batch.tokens, batch.layout,
                                           carry ? &memory : nullptr, options_.recompute);
     const Variable loss = model_.Loss(&tape, hidden, batch.targets);

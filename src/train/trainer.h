@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "adder/core/tensor.h"
 #include "adder/data/batch_sampler.h"
 #include "adder/data/training_corpus.h"
 #include "adder/models/language_model.h"
+#include "adder/train/segmented_backward.h"
 #include "adder/train/train_config.h"
 
 namespace adder {
@@ -22,7 +24,8 @@ class Trainer {
   };
 
   // Model and corpus must outlive the trainer; the model's parameters have values. Throws
-  // kInvalidArgument for a config out of its range.
+  // kInvalidArgument for a config out of its range, kUnsupported for one that carries or cuts the
+  // memory of a model with attention.
   Trainer(LanguageModel& model, const TrainingCorpus& corpus, const TrainConfig& config);
 
   // One optimizer step at learning rate `lr`. Throws kNumeric, and leaves weights, optimizer and
@@ -57,6 +60,7 @@ class Trainer {
   TrainConfig::Train options_;
   TrainConfig::Optimizer optimizer_;
   BatchSampler sampler_;
+  std::optional<SegmentedBackward> segmented_;  // where train.segment asks for it
   std::vector<Tensor> m_;
   std::vector<Tensor> v_;
   std::vector<Carried> carried_;  // per batch of a step; empty without truncated backpropagation

@@ -66,7 +66,7 @@ class TrainingRunCudaTest : public test::CudaTest {
   }
   // Every way of computing that keeps something from step to step.
   std::vector<TrainConfig> Variants() const {
-    std::vector<TrainConfig> variants(3, Config());
+    std::vector<TrainConfig> variants(4, Config());
     variants[1].train.truncated_backpropagation = true;
     variants[1].train.gradient_accumulation = 2;
     variants[1].data.separator = "\n";
@@ -74,6 +74,9 @@ class TrainingRunCudaTest : public test::CudaTest {
     variants[2].data.packing = Packing::kDocuments;
     variants[2].data.separator = "\n";
     variants[2].train.recompute = Recompute::kScan;
+    variants[3].train.truncated_backpropagation = true;
+    variants[3].train.segment = 16;
+    variants[3].data.separator = "\n";
     return variants;
   }
 

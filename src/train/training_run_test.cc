@@ -21,12 +21,14 @@
 
 #include "adder/core/error.h"
 #include "adder/core/random.h"
+#include "adder/data/byte_corpus.h"
 #include "adder/formats/file.h"
 #include "adder/formats/safetensors.h"
 #include "adder/formats/tensorboard.h"
 #include "adder/models/checkpoint.h"
 #include "adder/text/bpe_trainer.h"
 #include "adder/text/tokenizer.h"
+#include "adder/train/trainer.h"
 #include "tests/own_filesystem.h"
 #include "tests/temporary_directory.h"
 
@@ -169,7 +171,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesEverything) {
 
 // Every way of reading text and of computing that keeps something from step to step.
 std::vector<TrainConfig> Variants(const fs::path& text) {
-  std::vector<TrainConfig> variants(4, TinyConfig(text));
+  std::vector<TrainConfig> variants(5, TinyConfig(text));
   variants[1].train.truncated_backpropagation = true;
   variants[1].train.gradient_accumulation = 2;
   variants[1].data.separator = "\n";
@@ -182,6 +184,9 @@ std::vector<TrainConfig> Variants(const fs::path& text) {
   variants[3].data.packing = Packing::kDocuments;
   variants[3].data.separator = "tree.\n";
   variants[3].train.length = 8;
+  variants[4].train.truncated_backpropagation = true;
+  variants[4].train.segment = 10;
+  variants[4].data.separator = "tree.\n";
   return variants;
 }
 
@@ -225,6 +230,50 @@ TEST_F(TrainingRunTest, StoppedAndResumedIsTheRunThatWasNeverStopped) {
     RunTraining(config, run, true);
     ExpectSame(ResultOf(run), ResultOf(whole));
   }
+}
+
+TEST_F(TrainingRunTest, SegmentsChangeRoundingAlone) {
+  const fs::path text = folder_ / "text";
+  const ByteCorpus corpus = ByteCorpus::Open({&text, 1});
+  for (TrainConfig config : Variants(text)) {
+    config.train.dtype = DType::kF32;
+    std::vector<std::vector<Trainer::StepResult>> runs;
+    for (const int64_t segment : {0, 7, 24, 30}) {
+      config.train.segment = segment;
+      ModelConfig dimensions = config.model.dimensions;
+      dimensions.vocab_size = 256;
+      BlockLanguageModel model(dimensions, DType::kF32);
+      InitializeModel(model, 5);
+      Trainer trainer(model, corpus, config);
+      auto& run = runs.emplace_back();
+      for (int step = 0; step < 10; ++step) run.push_back(trainer.Step(1e-3));
+      for (size_t step = 0; step < run.size(); ++step) {
+        EXPECT_NEAR(run[step].loss, runs[0][step].loss, 1e-5 * runs[0][step].loss)
+            << "segment " << segment << ", step " << step;
+        EXPECT_NEAR(run[step].gradient_norm, runs[0][step].gradient_norm,
+                    1e-4 * runs[0][step].gradient_norm)
+            << "segment " << segment << ", step " << step;
+      }
+    }
+  }
+}
+
+TEST_F(TrainingRunTest, SegmentsNeedAMemoryOfFixedSize) {
+  const fs::path text = folder_ / "text";
+  const ByteCorpus corpus = ByteCorpus::Open({&text, 1});
+  TrainConfig config = TinyConfig(text);
+  ModelConfig dimensions = config.model.dimensions;
+  dimensions.vocab_size = 256;
+  dimensions.architecture = Architecture::kMamba2;
+  dimensions.head_dim = 16;
+  dimensions.attention_layers = {1};
+  dimensions.attention.n_head = 2;
+  BlockLanguageModel model(dimensions, DType::kF32);
+  InitializeModel(model, 5);
+  config.train.segment = 8;
+  const Error error = ErrorOf([&] { Trainer(model, corpus, config); });
+  EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+  EXPECT_THAT(error.what(), HasSubstr("a model with attention remembers every row"));
 }
 
 TEST_F(TrainingRunTest, TokensAreMadeOnceAndTheModelCarriesTheTokenizer) {
