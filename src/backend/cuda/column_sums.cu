@@ -14,7 +14,7 @@ __global__ void AddColumnSumsKernel(const float* partial, int64_t rows, int64_t 
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   float sum = 0;
   if (column < columns) {
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t row = threadIdx.y; row < rows; row += kRowGroups) {
       sum += partial[row * stride + column];
     }

@@ -2,6 +2,9 @@
 // with the last width-1 of them in registers, so that each row is read once but for the tiles'
 // seams.
 #include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <vector>
 
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
@@ -13,7 +16,9 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kUsualWidth = 4;
 constexpr int kMostWidth = 8;
-constexpr int64_t kTileRows = 64;
+constexpr int64_t kLeastTileRows = 32;
+constexpr int64_t kMostTileRows = 1024;
+constexpr int kMostRounds = 8;     // that a tile's rows are fitted to
 constexpr int kAhead = 4;          // rows whose loads are under way at a time
 constexpr int kForwardBlocks = 8;  // for each multiprocessor: as many fit with the usual width
 constexpr int kBackwardBlocks = 4;
@@ -23,18 +28,58 @@ struct Tile {
   int64_t row;     // the first of them
   int64_t before;  // rows of the sequence before it
   int64_t after;   // rows of the sequence after its last
-  int32_t rows;    // 0 to kTileRows
+  int32_t rows;    // 0 to TileRows' result
   int32_t sequence;
 };
 
-// At least one tile a sequence: empty ones have a window to pass on.
-std::vector<Tile> TilesOf(const CausalConv1dArguments& a) {
+// Tiles of at most `rows` rows; at least one a sequence: empty ones have a window to pass on.
+int64_t CountTiles(const CausalConv1dArguments& a, int64_t rows) {
+  int64_t count = 0;
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    const int64_t length = a.offsets[s + 1] - a.offsets[s];
+    count += std::max<int64_t>(1, (length + rows - 1) / rows);
+  }
+  return count;
+}
+
+// Rows of a tile such that the device takes all tiles, `at_a_time` of them running, in whole
+// rounds: of the numbers of rounds the one with the least work, in which a tile costs some rows
+// more than it has.
+int64_t TileRows(const CausalConv1dArguments& a, int64_t at_a_time) {
+  constexpr int64_t kRowsOfATile = 12;  // its beginning and its seam
+  int64_t best = kLeastTileRows;
+  int64_t least_work = std::numeric_limits<int64_t>::max();
+  for (int64_t rounds = 1; rounds <= kMostRounds; ++rounds) {
+    // The fewest rows with which there are no more tiles than run in so many rounds.
+    int64_t low = kLeastTileRows;
+    int64_t high = kMostTileRows;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (CountTiles(a, middle) <= rounds * at_a_time) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    const int64_t taken = (CountTiles(a, low) + at_a_time - 1) / at_a_time;
+    const int64_t work = taken * (low + kRowsOfATile);
+    if (work < least_work) {
+      least_work = work;
+      best = low;
+    }
+    if (low == kLeastTileRows) break;
+  }
+  return best;
+}
+
+std::vector<Tile> TilesOf(const CausalConv1dArguments& a, int64_t at_a_time) {
+  const int64_t most = TileRows(a, at_a_time);
   std::vector<Tile> tiles;
   for (int64_t s = 0; s < a.sequences; ++s) {
     const int64_t end = a.offsets[s + 1];
     int64_t row = a.offsets[s];
     do {
-      const int64_t rows = std::min(kTileRows, end - row);
+      const int64_t rows = std::min(most, end - row);
       tiles.push_back({row, row - a.offsets[s], end - row - rows, static_cast<int32_t>(rows),
                        static_cast<int32_t>(s)});
       row += rows;
@@ -212,9 +257,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     for (int k = 1; k < kWidth; ++k) {
       c.Row(first, tile.before - kWidth + k, tile.sequence, window[k]);
     }
-    // A row of x and dy, or null past the sequence.
+    // A row of x and dy, or null past the sequence. `inner`: of the tile, as is row t - halo, which
+    // so is none of the sequence's last.
     using Row = Bits<T, kVector>;
-    const auto next = [&](int64_t t, const Row* x_row, const Row* dy_row) {
+    const auto next = [&](int64_t t, const Row* x_row, const Row* dy_row, auto inner) {
       Shift(window);
       Shift(g);
       float(&own)[kVector] = g[kWidth - 1];
@@ -234,7 +280,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
 #pragma unroll
         for (int j = 0; j < kVector; ++j) own[j] = 0;
       }
-      if (t < end) {
+      if (inner || t < end) {
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
           if (!c.Taken(k)) continue;
@@ -249,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
 
       // All of g that row p meets is known.
       const int64_t p = t - halo;
-      if (p < tile.before && tile.before > 0) return;
+      if (!inner && p < tile.before && tile.before > 0) return;
       float dx[kVector] = {};
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
@@ -263,7 +309,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
         }
       }
       const int64_t from_end = p - (length - halo);  // row of the final window
-      if (from_end >= 0 && b.d_final_window.data != nullptr) {
+      if (!inner && from_end >= 0 && b.d_final_window.data != nullptr) {
         float more[kVector];
         Load<kVector>(b.d_final_window.data + tile.sequence * b.d_final_window.sequence_stride +
                           from_end * b.d_final_window.stride + channel,
@@ -271,7 +317,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
 #pragma unroll
         for (int j = 0; j < kVector; ++j) dx[j] += more[j];
       }
-      if (p >= 0) {
+      if (inner || p >= 0) {
         if (b.dx.data != nullptr) {
           Store<kVector>(dx, static_cast<T*>(b.dx.data) + (first + p) * b.dx.stride + channel);
         }
@@ -281,34 +327,41 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
                                (p + halo) * b.d_initial_window.stride + channel);
       }
     };
-    const auto x_row = [&](int64_t t) {
-      return LoadBits<kVector>(static_cast<const T*>(a.x.data) + (first + t) * a.x.stride +
-                               channel);
-    };
-    const auto dy_row = [&](int64_t t) {
-      return LoadBits<kVector>(static_cast<const T*>(b.dy.data) + (first + t) * b.dy.stride +
-                               channel);
-    };
-    // Several rows' loads are on their way before the first is needed.
+    // While some rows are computed, those after them are on their way.
+    Row xs[kAhead], dys[kAhead];
     const int64_t given = min(end + halo, length);
-    int64_t t = tile.before;
-    for (; t + kAhead <= given; t += kAhead) {
-      Row xs[kAhead];
-      Row dys[kAhead];
+    const auto fetch = [&](int64_t begin) {
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
-        xs[j] = x_row(t + j);
-        dys[j] = dy_row(t + j);
+        const int64_t row = first + begin + j;
+        if (begin + j >= given) continue;
+        xs[j] = LoadBits<kVector>(static_cast<const T*>(a.x.data) + row * a.x.stride + channel);
+        dys[j] = LoadBits<kVector>(static_cast<const T*>(b.dy.data) + row * b.dy.stride + channel);
+      }
+    };
+    fetch(tile.before);
+    int64_t t = tile.before;
+    while (t < given) {
+      Row x_rows[kAhead], dy_rows[kAhead];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        x_rows[j] = xs[j];
+        dy_rows[j] = dys[j];
+      }
+      fetch(t + kAhead);
+      if (t >= tile.before + halo && t + kAhead <= end) {
+#pragma unroll
+        for (int j = 0; j < kAhead; ++j) next(t + j, &x_rows[j], &dy_rows[j], std::true_type());
+        t += kAhead;
+        continue;
       }
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) next(t + j, &xs[j], &dys[j]);
+      for (int j = 0; j < kAhead; ++j) {
+        if (t + j < given) next(t + j, &x_rows[j], &dy_rows[j], std::false_type());
+      }
+      t = min(t + kAhead, given);
     }
-    for (; t < given; ++t) {
-      const Row x = x_row(t);
-      const Row dy = dy_row(t);
-      next(t, &x, &dy);
-    }
-    for (; t < end + halo; ++t) next(t, nullptr, nullptr);
+    for (; t < end + halo; ++t) next(t, nullptr, nullptr, std::false_type());
   }
   if (partial == nullptr) return;
   partial += blockIdx.x * a.channels * (a.width + 1);
@@ -351,6 +404,12 @@ dim3 Grid(int64_t blocks, int64_t channels, int vector) {
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(across)};
 }
 
+// Blocks of rows that run at a time, `blocks` on each multiprocessor, with the usual vectors.
+int64_t AtATime(const Context& context, const CausalConv1dArguments& a, int blocks) {
+  const int64_t across = (a.channels + 4 * kThreads - 1) / (4 * kThreads);
+  return std::max<int64_t>(int64_t{blocks} * context.multiprocessors() / across, 1);
+}
+
 bool RowsAligned(const Rows& rows) {
   return AlignedTo(16, rows.data, rows.stride, rows.dtype == DType::kF32 ? 4 : 2);
 }
@@ -361,7 +420,7 @@ void CausalConv1d(const CausalConv1dArguments& a) {
   if (a.sequences == 0 || a.channels == 0) return;
   const ProfilerRange range("causal_conv1d");
   Context& context = ContextOf(a.device);
-  const std::vector<Tile> tiles = TilesOf(a);
+  const std::vector<Tile> tiles = TilesOf(a, AtATime(context, a, kForwardBlocks));
   const auto* table = static_cast<const Tile*>(
       context.Table(tiles.data(), static_cast<int64_t>(tiles.size() * sizeof(Tile))));
   const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
@@ -389,16 +448,14 @@ void CausalConv1dBackward(const CausalConv1dBackwardArguments& b) {
   if (a.sequences == 0 || a.channels == 0) return;
   const ProfilerRange range("causal_conv1d backward");
   Context& context = ContextOf(a.device);
-  const std::vector<Tile> tiles = TilesOf(a);
+  const int64_t at_a_time = AtATime(context, a, kBackwardBlocks);
+  const std::vector<Tile> tiles = TilesOf(a, at_a_time);
   const auto count = static_cast<int64_t>(tiles.size());
   const auto* table =
       static_cast<const Tile*>(context.Table(tiles.data(), count * int64_t{sizeof(Tile)}));
   const bool sums = b.dweight != nullptr || b.dbias != nullptr;
   // Each block of rows leaves a partial sum of dweight, so there are no more than work at a time.
-  const int64_t across = (a.channels + 4 * kThreads - 1) / (4 * kThreads);
-  const int64_t most =
-      std::max<int64_t>(int64_t{kBackwardBlocks} * context.multiprocessors() / across, 1);
-  const int64_t blocks = sums ? std::min(count, most) : count;
+  const int64_t blocks = sums ? std::min(count, at_a_time) : count;
   const int64_t sum_columns = a.channels * (a.width + 1);
   const Scratch partial(context, sums ? blocks * sum_columns * 4 : 0);
   const bool vectors = RowsAligned(a.x) && RowsAligned(b.dy) && RowsAligned(b.dx) &&

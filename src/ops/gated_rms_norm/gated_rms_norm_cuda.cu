@@ -1,7 +1,10 @@
-// gated_rms_norm on CUDA. Memory-bound: a block takes a group of channels of a row; the second time
-// it is read from the cache.
+// gated_rms_norm on CUDA. Memory-bound: a block takes a group of channels of a row, in its
+// registers where the group is of whole 16-byte pieces and not too large; else it is read again,
+// from the cache.
 #include <algorithm>
+#include <initializer_list>
 
+#include "adder/backend/cuda/block_sums.cuh"
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
@@ -147,6 +150,184 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// ---- Groups of 16-byte pieces, one for each thread of a block: read once, kept in registers -----
+
+constexpr int kMostThreads = 640;
+
+template <class T>
+constexpr int kPiece = 16 / static_cast<int>(sizeof(T));  // elements
+
+template <int kCount>
+__device__ void LoadWeights(const float* from, float (&to)[kCount]) {
+  static_assert(kCount % 4 == 0);
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    float four[4];
+    Load<4>(from + i, four);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[i + j] = four[j];
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kMostThreads) PieceKernel(GatedRmsNormArguments a) {
+  constexpr int kVector = kPiece<T>;
+  const int64_t row = blockIdx.x;
+  const int64_t channel = blockIdx.y * a.group_size + threadIdx.x * kVector;
+  const bool mine = threadIdx.x * kVector < a.group_size;
+  float gate[kVector] = {};
+  float u[kVector] = {};
+  float w[kVector] = {};
+  if (mine) {
+    float z[kVector];
+    Load<kVector>(static_cast<const T*>(a.x.data) + row * a.x.stride + channel, u);
+    Load<kVector>(static_cast<const T*>(a.z.data) + row * a.z.stride + channel, z);
+    LoadWeights(a.weight + channel, w);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      gate[i] = z[i] * Sigmoid(z[i]);
+      if (!a.norm_before_gate) u[i] *= gate[i];
+    }
+  }
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) squares = fmaf(u[i], u[i], squares);
+  squares = SumOfBlock<kMostThreads>(squares);
+  float inverse = 1.0f / sqrtf(squares / static_cast<float>(a.group_size) + a.eps);
+  if (SquaresOutOfRange(squares, a.group_size, a.eps)) {
+    double exact = 0;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) exact += static_cast<double>(u[i]) * u[i];
+    exact = SumOfBlock<kMostThreads>(exact) / static_cast<double>(a.group_size);
+    inverse = static_cast<float>(1.0 / sqrt(exact + static_cast<double>(a.eps)));
+  }
+  if (!mine) return;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    u[i] *= inverse * w[i];
+    if (a.norm_before_gate) u[i] *= gate[i];
+  }
+  Store<kVector>(u, static_cast<T*>(a.y.data) + row * a.y.stride + channel);
+}
+
+// A block takes rows [rows · b / blocks, rows · (b + 1) / blocks) of a group, a row's pieces on
+// their way while the row before is computed, and sums their part of dweight: in row b of
+// `partial`.
+template <class T>
+__global__ void __launch_bounds__(kMostThreads)
+    PieceBackwardKernel(GatedRmsNormBackwardArguments b, float* partial) {
+  constexpr int kVector = kPiece<T>;
+  const GatedRmsNormArguments& a = b.forward;
+  const int64_t begin = a.rows * blockIdx.x / gridDim.x;
+  const int64_t end = a.rows * (blockIdx.x + 1) / gridDim.x;
+  const int64_t channel = blockIdx.y * a.group_size + threadIdx.x * kVector;
+  const bool mine = threadIdx.x * kVector < a.group_size;
+  const auto count = static_cast<float>(a.group_size);
+  float sum[kVector] = {};
+  // Read for each row, from the cache, rather than kept in registers.
+  const auto load_weights = [&](float(&w)[kVector]) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) w[i] = 0;
+    if (mine) LoadWeights(a.weight + channel, w);
+  };
+
+  using Piece = Bits<T, kVector>;
+  Piece x_piece = {}, z_piece = {}, dy_piece = {};
+  const auto fetch = [&](int64_t row) {
+    if (!mine || row >= end) return;
+    x_piece = LoadBits<kVector>(static_cast<const T*>(a.x.data) + row * a.x.stride + channel);
+    z_piece = LoadBits<kVector>(static_cast<const T*>(a.z.data) + row * a.z.stride + channel);
+    dy_piece = LoadBits<kVector>(static_cast<const T*>(b.dy.data) + row * b.dy.stride + channel);
+  };
+  fetch(begin);
+  for (int64_t row = begin; row < end; ++row) {
+    float x[kVector], z[kVector], g[kVector], s[kVector], u[kVector], du[kVector];
+    Unpack<T, kVector>(x_piece, x);
+    Unpack<T, kVector>(z_piece, z);
+    Unpack<T, kVector>(dy_piece, g);
+    fetch(row + 1);
+    float w[kVector];
+    load_weights(w);
+    // u is normalised to n = u · inverse; du is the gradient of n at first.
+    float squares = 0;
+    float dot = 0;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      s[i] = Sigmoid(z[i]);
+      u[i] = a.norm_before_gate ? x[i] : x[i] * (z[i] * s[i]);
+      du[i] = g[i] * w[i];
+      if (a.norm_before_gate) du[i] *= z[i] * s[i];
+      squares = fmaf(u[i], u[i], squares);
+      dot = fmaf(du[i], u[i], dot);
+    }
+    const float2 sums = SumsOfRow<kMostThreads>({squares, dot}, row);
+    squares = sums.x;
+    dot = sums.y;
+    float inverse = 1.0f / sqrtf(squares / count + a.eps);
+    float mean = dot / count * inverse;  // of du · n
+    if (SquaresOutOfRange(squares, a.group_size, a.eps)) {
+      double exact = 0;
+      double exact_dot = 0;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        exact += static_cast<double>(u[i]) * u[i];
+        exact_dot += static_cast<double>(du[i]) * u[i];
+      }
+      exact = SumOfBlock<kMostThreads>(exact) / static_cast<double>(a.group_size);
+      exact_dot = SumOfBlock<kMostThreads>(exact_dot) / static_cast<double>(a.group_size);
+      const double exact_inverse = 1.0 / sqrt(exact + static_cast<double>(a.eps));
+      inverse = static_cast<float>(exact_inverse);
+      mean = static_cast<float>(exact_dot * exact_inverse);
+    }
+    float dz[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      const float gate = z[i] * s[i];
+      const float slope = s[i] * fmaf(z[i], 1.0f - s[i], 1.0f);
+      const float n = u[i] * inverse;
+      du[i] = inverse * (du[i] - n * mean);
+      dz[i] = (a.norm_before_gate ? g[i] * n * w[i] : du[i] * x[i]) * slope;
+      if (!a.norm_before_gate) du[i] *= gate;
+      sum[i] = fmaf(g[i], a.norm_before_gate ? n * gate : n, sum[i]);
+    }
+    if (!mine) continue;
+    if (b.dx.data != nullptr) {
+      Store<kVector>(du, static_cast<T*>(b.dx.data) + row * b.dx.stride + channel);
+    }
+    if (b.dz.data != nullptr) {
+      Store<kVector>(dz, static_cast<T*>(b.dz.data) + row * b.dz.stride + channel);
+    }
+  }
+  if (partial == nullptr || !mine) return;
+  partial += blockIdx.x * a.channels + channel;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) partial[i] = sum[i];
+}
+
+// The threads of a block whose threads have a piece each, whole warps; 0 where there is no such
+// block, or not all are of one type.
+int PieceThreads(const GatedRmsNormArguments& a, std::initializer_list<Rows> all) {
+  const int64_t size = DTypeSize(a.x.dtype);
+  const int64_t pieces = a.group_size * size / 16;
+  if (a.group_size * size % 16 != 0 || pieces > kMostThreads || !AlignedTo(16, a.weight, 0, 4)) {
+    return 0;
+  }
+  for (const Rows& rows : all) {
+    if (rows.data == nullptr) continue;
+    if (rows.dtype != a.x.dtype || !AlignedTo(16, rows.data, rows.stride, size)) return 0;
+  }
+  return static_cast<int>((pieces + 31) / 32 * 32);
+}
+
+// Blocks of rows that run at a time, of all groups.
+template <class T>
+int64_t PieceBackwardBlocks(const Context& context, int threads) {
+  int blocks = 0;
+  Check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, PieceBackwardKernel<T>, threads, 0),
+        "gated_rms_norm backward's blocks");
+  return int64_t{std::max(blocks, 1)} * context.multiprocessors();
+}
+
 // A grid's second dimension is of 16 bits.
 constexpr int64_t kMostGroups = 65535;
 
@@ -158,6 +339,7 @@ void GatedRmsNorm(const GatedRmsNormArguments& a) {
   Context& context = ContextOf(a.device);
   const bool four =
       a.group_size % 4 == 0 && FourAtATime({a.x, a.z, a.y}) && AlignedTo(16, a.weight, 0, 4);
+  const int threads = PieceThreads(a, {a.x, a.z, a.y});
   // More groups than a grid has are taken as further channels of the same rows.
   const int64_t groups = a.channels / a.group_size;
   for (int64_t begin = 0; begin < groups; begin += kMostGroups) {
@@ -169,7 +351,11 @@ void GatedRmsNorm(const GatedRmsNormArguments& a) {
     }
     part.weight += channel;
     const dim3 grid(static_cast<unsigned>(a.rows), static_cast<unsigned>(count));
-    if (four) {
+    if (threads > 0) {
+      VisitActivation(a.x.dtype, [&](auto type) {
+        PieceKernel<decltype(type)><<<grid, threads, 0, context.stream()>>>(part);
+      });
+    } else if (four) {
       GatedRmsNormKernel<4><<<grid, kThreads, 0, context.stream()>>>(part);
     } else {
       GatedRmsNormKernel<1><<<grid, kThreads, 0, context.stream()>>>(part);
@@ -184,8 +370,14 @@ void GatedRmsNormBackward(const GatedRmsNormBackwardArguments& b) {
   const ProfilerRange range("gated_rms_norm backward");
   Context& context = ContextOf(a.device);
   const int64_t groups = a.channels / a.group_size;
-  const int64_t per_group = std::max<int64_t>(1, 4 * context.multiprocessors() / groups);
-  const int64_t blocks = std::min(a.rows, per_group);
+  const int threads = PieceThreads(a, {a.x, a.z, b.dy, b.dx, b.dz});
+  int64_t at_a_time = int64_t{4} * context.multiprocessors();
+  if (threads > 0) {
+    VisitActivation(a.x.dtype, [&](auto type) {
+      at_a_time = PieceBackwardBlocks<decltype(type)>(context, threads);
+    });
+  }
+  const int64_t blocks = std::min(a.rows, std::max<int64_t>(1, at_a_time / groups));
   const bool sums = b.dweight != nullptr;
   const Scratch partial(context, sums ? blocks * a.channels * 4 : 0);
   const bool four = a.group_size % 4 == 0 && FourAtATime({a.x, a.z, b.dy, b.dx, b.dz}) &&
@@ -201,7 +393,11 @@ void GatedRmsNormBackward(const GatedRmsNormBackwardArguments& b) {
     part.forward.weight += channel;
     float* first = sums ? partial.data<float>() + channel : nullptr;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(count));
-    if (four) {
+    if (threads > 0) {
+      VisitActivation(a.x.dtype, [&](auto type) {
+        PieceBackwardKernel<decltype(type)><<<grid, threads, 0, context.stream()>>>(part, first);
+      });
+    } else if (four) {
       GatedRmsNormBackwardKernel<4><<<grid, kThreads, 0, context.stream()>>>(part, first);
     } else {
       GatedRmsNormBackwardKernel<1><<<grid, kThreads, 0, context.stream()>>>(part, first);

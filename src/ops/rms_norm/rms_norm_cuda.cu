@@ -2,6 +2,7 @@
 // read again, from the cache), a row by a warp where it is short and by a block where it is long.
 #include <algorithm>
 
+#include "adder/backend/cuda/block_sums.cuh"
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
@@ -13,6 +14,7 @@ constexpr int kThreads = 256;
 constexpr int kWarpRow = 32;         // threads of a short row
 constexpr int kKept = 8;             // vectors of a row that a thread keeps in registers
 constexpr int64_t kShortRow = 1024;  // channels
+constexpr int kMostVectors = 1024;   // of a row that a block's threads take one each of, backwards
 
 // The sum over the kRowThreads threads of a row, in all of them.
 template <int kRowThreads, class T>
@@ -69,20 +71,26 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNormArguments a) {
 
   float kept[kKept][kVector];
   float squares = 0;
-  const auto first_pass = [&](int64_t d, float(&r)[kVector]) {
-    sum_of(d, r);
+  const auto keep = [&](int64_t d, const float(&r)[kVector]) {
     if (residual_out != nullptr) Store<kVector>(r, residual_out + d);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) squares = fmaf(r[i], r[i], squares);
   };
+  // All loads before the first store, which they could not overtake.
 #pragma unroll
   for (int k = 0; k < kKept; ++k) {
     const int64_t d = k * step + lane * kVector;
-    if (d < a.channels) first_pass(d, kept[k]);
+    if (d < a.channels) sum_of(d, kept[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kKept; ++k) {
+    const int64_t d = k * step + lane * kVector;
+    if (d < a.channels) keep(d, kept[k]);
   }
   for (int64_t d = kKept * step + lane * kVector; d < a.channels; d += step) {
     float r[kVector];
-    first_pass(d, r);
+    sum_of(d, r);
+    keep(d, r);
   }
   squares = RowSum<kRowThreads>(squares);
 
@@ -229,107 +237,75 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The same for short rows: a warp takes a row after the other and keeps it in registers, so that
-// nothing waits for a block. A block's warps add their parts of dweight at the end.
-template <class T, class X, int kVector>
-__global__ void __launch_bounds__(kThreads, 2)
-    RmsNormBackwardShortKernel(RmsNormBackwardArguments a, float* partial) {
-  constexpr int kWarps = kThreads / 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const auto channels = static_cast<int>(a.channels);
+// The same with a vector of four for each thread of the block, a row's on their way while the row
+// before is computed.
+template <class T, class X>
+__global__ void __launch_bounds__(kMostVectors)
+    RmsNormBackwardVectorKernel(RmsNormBackwardArguments a, float* partial) {
+  const int64_t begin = a.rows * blockIdx.x / gridDim.x;
+  const int64_t end = a.rows * (blockIdx.x + 1) / gridDim.x;
+  const int64_t d = threadIdx.x * 4;
+  const bool mine = d < a.channels;
   const auto count = static_cast<float>(a.channels);
-  float sums[kKept][kVector] = {};
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp; row < a.rows; row += step) {
-    const float* r = static_cast<const float*>(a.r.data) + row * a.r.stride;
-    const T* dy = static_cast<const T*>(a.dy.data) + row * a.dy.stride;
-    float values[kKept][kVector], g[kKept][kVector];
+  float w[4] = {1, 1, 1, 1};
+  if (mine && a.weight != nullptr) Load<4>(a.weight + d, w);
+  float sum[4] = {};
+
+  Bits<float, 4> r_bits = {}, through_bits = {};
+  Bits<T, 4> dy_bits = {};
+  const auto fetch = [&](int64_t row) {
+    if (!mine || row >= end) return;
+    r_bits = LoadBits<4>(static_cast<const float*>(a.r.data) + row * a.r.stride + d);
+    dy_bits = LoadBits<4>(static_cast<const T*>(a.dy.data) + row * a.dy.stride + d);
+    if (a.d_residual_out.data == nullptr) return;
+    through_bits = LoadBits<4>(static_cast<const float*>(a.d_residual_out.data) +
+                               row * a.d_residual_out.stride + d);
+  };
+  fetch(begin);
+  for (int64_t row = begin; row < end; ++row) {
+    float r[4], g[4], through[4];
+    Unpack<float, 4>(r_bits, r);
+    Unpack<T, 4>(dy_bits, g);
+    Unpack<float, 4>(through_bits, through);
+    fetch(row + 1);
+    float2 sums = {0, 0};  // of squares, and of r · w · dy
 #pragma unroll
-    for (int k = 0; k < kKept; ++k) {
-      const int d = (k * 32 + lane) * kVector;
-      if (d >= channels) continue;
-      Load<kVector>(r + d, values[k]);
-      Load<kVector>(dy + d, g[k]);
+    for (int i = 0; i < 4; ++i) {
+      sums.x = fmaf(r[i], r[i], sums.x);
+      sums.y = fmaf(r[i], g[i] * w[i], sums.y);
     }
-    // Calls visit(k, d, w) with the weights of each vector.
-    const auto for_each = [&](auto visit) {
-#pragma unroll
-      for (int k = 0; k < kKept; ++k) {
-        const int d = (k * 32 + lane) * kVector;
-        if (d >= channels) continue;
-        float w[kVector];
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) w[i] = 1;
-        if (a.weight != nullptr) Load<kVector>(a.weight + d, w);
-        visit(k, d, w);
-      }
-    };
-    float squares = 0;
-    float dot = 0;
-    for_each([&](int k, int, const float(&w)[kVector]) {
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        squares = fmaf(values[k][i], values[k][i], squares);
-        dot = fmaf(values[k][i], g[k][i] * w[i], dot);
-      }
-    });
-    squares = WarpSum(squares);
-    dot = WarpSum(dot);
-    float inverse = 1.0f / sqrtf(squares / count + a.eps);
-    // dr = inverse · (w · g - r · factor)
-    float factor = dot / count * inverse * inverse;
-    if (OutOfRange(squares, a.channels, a.eps)) {
+    sums = SumsOfRow<kMostVectors>(sums, row);
+    float inverse = 1.0f / sqrtf(sums.x / count + a.eps);
+    // dr = inverse · (w · dy - r · factor)
+    float factor = sums.y / count * inverse * inverse;
+    if (OutOfRange(sums.x, a.channels, a.eps)) {
       double exact = 0;
       double exact_dot = 0;
-      for_each([&](int k, int, const float(&w)[kVector]) {
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-          exact += static_cast<double>(values[k][i]) * values[k][i];
-          exact_dot += static_cast<double>(values[k][i]) * (g[k][i] * w[i]);
-        }
-      });
-      const double mean = WarpSum(exact) / static_cast<double>(a.channels) + a.eps;
+      for (int i = 0; i < 4; ++i) {
+        exact += static_cast<double>(r[i]) * r[i];
+        exact_dot += static_cast<double>(r[i]) * (g[i] * w[i]);
+      }
+      const double mean = SumOfBlock<kMostVectors>(exact) / static_cast<double>(a.channels) + a.eps;
       inverse = static_cast<float>(1.0 / sqrt(mean));
-      factor = static_cast<float>(WarpSum(exact_dot) / static_cast<double>(a.channels) / mean);
+      factor = static_cast<float>(SumOfBlock<kMostVectors>(exact_dot) /
+                                  static_cast<double>(a.channels) / mean);
     }
-    for_each([&](int k, int d, const float(&w)[kVector]) {
-      float result[kVector];
+    float result[4];
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        sums[k][i] = fmaf(g[k][i], values[k][i] * inverse, sums[k][i]);
-        result[i] = inverse * fmaf(-values[k][i], factor, g[k][i] * w[i]);
-      }
-      if (a.d_residual_out.data != nullptr) {
-        float more[kVector];
-        Load<kVector>(
-            static_cast<const float*>(a.d_residual_out.data) + row * a.d_residual_out.stride + d,
-            more);
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) result[i] += more[i];
-      }
-      if (a.dr.data != nullptr) {
-        Store<kVector>(result, static_cast<float*>(a.dr.data) + row * a.dr.stride + d);
-      }
-      if (a.dx.data != nullptr) {
-        Store<kVector>(result, static_cast<X*>(a.dx.data) + row * a.dx.stride + d);
-      }
-    });
+    for (int i = 0; i < 4; ++i) {
+      sum[i] = fmaf(g[i], r[i] * inverse, sum[i]);
+      result[i] = inverse * fmaf(-r[i], factor, g[i] * w[i]) + through[i];
+    }
+    if (!mine) continue;
+    if (a.dr.data != nullptr) {
+      Store<4>(result, static_cast<float*>(a.dr.data) + row * a.dr.stride + d);
+    }
+    if (a.dx.data != nullptr) {
+      Store<4>(result, static_cast<X*>(a.dx.data) + row * a.dx.stride + d);
+    }
   }
-  if (partial == nullptr) return;
-  __shared__ float all[kWarps][kKept * 32 * kVector];
-#pragma unroll
-  for (int k = 0; k < kKept; ++k) {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) all[warp][(k * 32 + lane) * kVector + i] = sums[k][i];
-  }
-  __syncthreads();
-  for (int d = static_cast<int>(threadIdx.x); d < channels; d += kThreads) {
-    float sum = 0;
-#pragma unroll
-    for (int other = 0; other < kWarps; ++other) sum += all[other][d];
-    partial[blockIdx.x * a.channels + d] = sum;
-  }
+  if (partial != nullptr && mine) Store<4>(sum, partial + blockIdx.x * a.channels + d);
 }
 
 // Whether every given matrix can be read four elements at a time.
@@ -379,25 +355,29 @@ void RmsNormBackward(const RmsNormBackwardArguments& a) {
   const ProfilerRange range("rms_norm backward");
   Context& context = ContextOf(a.device);
   const bool four = FourAtATime(a.channels, {a.r, a.dy, a.d_residual_out, a.dr, a.dx}, a.weight);
-  const bool is_short = a.channels <= kShortRow * (four ? 4 : 1) / 4;
-  const int64_t at_once = is_short ? kThreads / 32 : 1;  // rows of a block
-  const int64_t blocks =
-      std::min<int64_t>((a.rows + at_once - 1) / at_once, 4 * context.multiprocessors());
-  const Scratch partial(context, a.dweight == nullptr ? 0 : blocks * a.channels * 4);
-  float* sums = a.dweight == nullptr ? nullptr : partial.data<float>();
+  const bool vectors = four && a.channels <= 4 * kMostVectors;
+  const int threads = vectors ? static_cast<int>((a.channels / 4 + 31) / 32 * 32) : kThreads;
   VisitActivation(a.dy.dtype, [&](auto dy) {
     VisitActivation(a.dx.dtype, [&](auto dx) {
       using T = decltype(dy);
       using X = decltype(dx);
-      const auto kernel =
-          is_short
-              ? (four ? RmsNormBackwardShortKernel<T, X, 4> : RmsNormBackwardShortKernel<T, X, 1>)
-              : (four ? RmsNormBackwardKernel<T, X, 4> : RmsNormBackwardKernel<T, X, 1>);
-      kernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.stream()>>>(a, sums);
+      const auto kernel = vectors ? RmsNormBackwardVectorKernel<T, X>
+                          : four  ? RmsNormBackwardKernel<T, X, 4>
+                                  : RmsNormBackwardKernel<T, X, 1>;
+      int resident = 0;
+      Check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, 0),
+            "rms_norm backward's blocks");
+      const int64_t blocks =
+          std::min(a.rows, int64_t{std::max(resident, 1)} * context.multiprocessors());
+      const Scratch partial(context, a.dweight == nullptr ? 0 : blocks * a.channels * 4);
+      float* sums = a.dweight == nullptr ? nullptr : partial.data<float>();
+      kernel<<<static_cast<unsigned>(blocks), threads, 0, context.stream()>>>(a, sums);
+      CheckLaunch("rms_norm backward");
+      if (sums != nullptr) {
+        AddColumnSums(context, sums, blocks, a.channels, a.channels, a.dweight);
+      }
     });
   });
-  CheckLaunch("rms_norm backward");
-  if (sums != nullptr) AddColumnSums(context, sums, blocks, a.channels, a.channels, a.dweight);
 }
 
 }  // namespace adder::cuda
