@@ -8,7 +8,7 @@
 
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
-#include "adder/ops/causal_conv1d/causal_conv1d_cuda.h"
+#include "adder/ops/causal_conv1d/causal_conv1d_step_cuda.cuh"
 
 namespace adder::cuda {
 namespace {
@@ -420,11 +420,12 @@ void CausalConv1d(const CausalConv1dArguments& a) {
   if (a.sequences == 0 || a.channels == 0) return;
   const ProfilerRange range("causal_conv1d");
   Context& context = ContextOf(a.device);
+  const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
+                       WindowAligned(a.final_window);
+  if (IsConvStep(a)) return CausalConv1dStep(context, a, vectors);
   const std::vector<Tile> tiles = TilesOf(a, AtATime(context, a, kForwardBlocks));
   const auto* table = static_cast<const Tile*>(
       context.Table(tiles.data(), static_cast<int64_t>(tiles.size() * sizeof(Tile))));
-  const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
-                       WindowAligned(a.final_window);
   VisitShape(a, vectors, [&](auto type, auto width, auto exact, auto vector) {
     using T = decltype(type);
     CausalConv1dKernel<T, width(), exact(), vector()>

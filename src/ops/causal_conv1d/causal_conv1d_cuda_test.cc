@@ -108,6 +108,54 @@ TEST_F(CausalConv1dCudaTest, MatchesTheCpuForEveryWidthAndDtype) {
   }
 }
 
+// Sequences of one row each, as in generation.
+TEST_F(CausalConv1dCudaTest, MatchesTheCpuOnSteps) {
+  Random random(4);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t sequences : {1, 3, 31, 33, 70}) {
+      const SequenceLayout layout = SequenceLayout::Uniform(sequences, 1);
+      ExpectAsOnCpu(random, {.channels = 1032, .dtype = dtype}, layout);
+      ExpectAsOnCpu(random, {.channels = 256, .dtype = dtype, .options = false, .gap = 8}, layout);
+      ExpectAsOnCpu(random, {.channels = 131, .dtype = dtype, .gap = 3}, layout);
+      for (const int64_t width : {2, 3, 8}) {
+        ExpectAsOnCpu(random, {.channels = 64, .width = width, .dtype = dtype}, layout);
+      }
+    }
+  }
+}
+
+// Steps of several sequences, whose windows are overwritten, end where the whole does.
+TEST_F(CausalConv1dCudaTest, WholeEqualsSteps) {
+  Random random(5);
+  constexpr int64_t kSequences = 40;
+  constexpr int64_t kLength = 7;
+  CausalConv1dInputs in;
+  in.x = RandomNormal(random, {kSequences * kLength, 64}).To(DType::kBF16).To(kCuda);
+  in.weight = RandomNormal(random, {64, 4}).To(DType::kF32).To(kCuda);
+  in.bias = RandomNormal(random, {64}).To(DType::kF32).To(kCuda);
+  in.layout = SequenceLayout::Uniform(kSequences, kLength);
+  const Tensor y = Tensor::Empty({kSequences * kLength, 64}, DType::kBF16, kCuda);
+  const Tensor last = Tensor::Empty({kSequences, 3, 64}, DType::kF32, kCuda);
+  CausalConv1d(in, {.y = y, .final_window = last});
+  const Tensor window = Tensor::Zeros({kSequences, 3, 64}, DType::kF32, kCuda);
+  for (int64_t t = 0; t < kLength; ++t) {
+    const Tensor rows = Tensor::Empty({kSequences, 64}, DType::kBF16, kCuda);
+    const Tensor expected = Tensor::Empty({kSequences, 64}, DType::kBF16, kCuda);
+    for (int64_t s = 0; s < kSequences; ++s) {
+      rows.Rows(s, 1).CopyFrom(in.x.Rows(s * kLength + t, 1));
+      expected.Rows(s, 1).CopyFrom(y.Rows(s * kLength + t, 1));
+    }
+    CausalConv1dInputs step = in;
+    step.x = rows;
+    step.layout = SequenceLayout::Uniform(kSequences, 1);
+    step.initial_window = window;  // and the final one
+    const Tensor out = Tensor::Empty({kSequences, 64}, DType::kBF16, kCuda);
+    CausalConv1d(step, {.y = out, .final_window = window});
+    EXPECT_TRUE(SameBits(OnCpu(out), OnCpu(expected)));
+  }
+  EXPECT_TRUE(SameBits(OnCpu(window), OnCpu(last)));
+}
+
 TEST_F(CausalConv1dCudaTest, WholeEqualsChunks) {
   Random random(3);
   CausalConv1dInputs in;

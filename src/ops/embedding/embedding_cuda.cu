@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/quantized.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/backend/cuda/runtime.cuh"
@@ -26,22 +27,28 @@ Fault OutsideVocabulary(Context& context, int64_t vocab) {
 // ---- Forward ------------------------------------------------------------------------------------
 
 template <class Block>
-__device__ void UnpackRow(const EmbeddingArguments& a, const void* W_row, int64_t row, int lane) {
+__device__ void UnpackRow(const EmbeddingArguments& a, const void* W_row, int64_t row, int lane,
+                          int lanes) {
   float* y = static_cast<float*>(a.y.data) + row * a.y.stride;
-  for (int64_t d = lane; d < a.channels; d += kWarp) {
+  for (int64_t d = lane; d < a.channels; d += lanes) {
     y[d] = Unpacked(static_cast<const Block*>(W_row), d);
   }
 }
 
+// lanes: threads of a row, a warp or all of a block.
 template <int kVector>
-__global__ void __launch_bounds__(kThreads) EmbeddingKernel(EmbeddingArguments a, Fault fault) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kThreads)
+    EmbeddingKernel(EmbeddingArguments a, int lanes, Fault fault) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / lanes) + thread / lanes;
+  const int lane = thread % lanes;
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   if (row >= a.rows) return;
-  const int lane = threadIdx.x % kWarp;
   const int64_t token = a.tokens[row];
   if (token < 0 || token >= a.vocab) {
     fault.Raise();
-    for (int64_t d = lane; d < a.channels; d += kWarp) {
+    for (int64_t d = lane; d < a.channels; d += lanes) {
       StoreOne(0, a.y.data, row * a.y.stride + d, a.y.dtype);
     }
     return;
@@ -49,18 +56,18 @@ __global__ void __launch_bounds__(kThreads) EmbeddingKernel(EmbeddingArguments a
   const void* W_row = static_cast<const std::byte*>(a.W.data) + token * a.W_row_bytes;
   switch (a.W.dtype) {
     case DType::kQ8_0:
-      return UnpackRow<BlockQ8_0>(a, W_row, row, lane);
+      return UnpackRow<BlockQ8_0>(a, W_row, row, lane, lanes);
     case DType::kQ4_0:
-      return UnpackRow<BlockQ4_0>(a, W_row, row, lane);
+      return UnpackRow<BlockQ4_0>(a, W_row, row, lane, lanes);
     case DType::kQ4_K:
-      return UnpackRow<BlockQ4_K>(a, W_row, row, lane);
+      return UnpackRow<BlockQ4_K>(a, W_row, row, lane, lanes);
     case DType::kQ6_K:
-      return UnpackRow<BlockQ6_K>(a, W_row, row, lane);
+      return UnpackRow<BlockQ6_K>(a, W_row, row, lane, lanes);
     default:
       break;
   }
 #pragma unroll 4
-  for (int64_t d = lane * kVector; d < a.channels; d += kWarp * kVector) {
+  for (int64_t d = lane * kVector; d < a.channels; d += static_cast<int64_t>(lanes) * kVector) {
     float values[kVector];
     LoadRow<kVector>(a.W, token, d, values);
     StoreRow<kVector>(values, a.y, row, d);
@@ -181,14 +188,18 @@ void Embedding(const EmbeddingArguments& a) {
   const ProfilerRange range("embedding");
   Context& context = ContextOf(a.device);
   const Fault fault = OutsideVocabulary(context, a.vocab);
-  const auto blocks = static_cast<unsigned>((a.rows * kWarp + kThreads - 1) / kThreads);
+  // Few rows are spread over more threads.
+  const int lanes = a.rows <= context.multiprocessors() ? kThreads : kWarp;
+  const LaunchShape shape = {
+      .name = "embedding",
+      .grid = static_cast<unsigned>((a.rows * lanes + kThreads - 1) / kThreads),
+      .block = kThreads};
   const bool quantized = IsQuantized(a.W.dtype);
   if (!quantized && a.channels % 4 == 0 && FourAtATime({a.W, a.y})) {
-    EmbeddingKernel<4><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
+    LaunchOverlapped(context, shape, EmbeddingKernel<4>, a, lanes, fault);
   } else {
-    EmbeddingKernel<1><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
+    LaunchOverlapped(context, shape, EmbeddingKernel<1>, a, lanes, fault);
   }
-  CheckLaunch("embedding");
 }
 
 void EmbeddingBackward(const EmbeddingBackwardArguments& a) {

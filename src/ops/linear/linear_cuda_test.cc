@@ -82,6 +82,16 @@ TEST_F(LinearCudaTest, MatchesTheCpu) {
       }
     }
   }
+  // Few rows: rows of W that eight lanes, a warp or a block take, more than run at a time.
+  for (const DType dtype : kActivations) {
+    for (const int64_t rows : {1, 2, 3, 4}) {
+      ExpectAsOnCpu(random, {.rows = rows, .N = 160, .K = 4096, .x = dtype, .W = dtype});
+      ExpectAsOnCpu(random, {.rows = rows, .N = 9001, .K = 128, .x = dtype, .W = dtype});
+      ExpectAsOnCpu(random, {.rows = rows, .N = 4500, .K = 1096, .x = dtype, .W = dtype, .gap = 8});
+    }
+    ExpectAsOnCpu(random, {.rows = 3, .N = 40, .K = 20000, .x = dtype, .W = dtype, .bias = true});
+  }
+  ExpectAsOnCpu(random, {.rows = 1, .N = 3, .K = 0, .bias = true});
   ExpectAsOnCpu(random, {.rows = 0, .N = 5, .K = 8});
   ExpectAsOnCpu(random, {.rows = 5, .N = 0, .K = 8});
   ExpectAsOnCpu(random, {.rows = 5, .N = 3, .K = 0, .bias = true});

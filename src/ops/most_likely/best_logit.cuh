@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "adder/backend/cuda/numbers.cuh"
+
 namespace adder::cuda {
 
 struct BestLogit {
@@ -17,6 +19,7 @@ __device__ BestLogit BestOfRow(const float* row, int64_t vocab) {
   constexpr int kWarp = 32;
   constexpr int kWarps = kThreads / kWarp;
   static_assert(kWarps == kWarp, "one warp takes the bests of all");
+  constexpr int kAhead = 7;  // the usual 50 000 logits in two rounds
   constexpr int32_t kNone = INT32_MAX;
   __shared__ float bests[kWarps];
   __shared__ int32_t best_tokens[kWarps];
@@ -37,12 +40,28 @@ __device__ BestLogit BestOfRow(const float* row, int64_t vocab) {
 
   BestLogit best = {-INFINITY, kNone};
   bool valid = true;
-#pragma unroll 4
-  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-    const float logit = row[i];
+  const auto visit = [&](float logit, int64_t i) {
     valid = valid && logit < INFINITY;  // NaN is not, either
     if (logit > best.logit) best = {logit, static_cast<int32_t>(i)};
+  };
+  // In fours where they lie so, many of them under way at a time.
+  const int64_t fours = reinterpret_cast<uintptr_t>(row) % 16 == 0 ? vocab / 4 : 0;
+  for (int64_t i = threadIdx.x; i < fours; i += kAhead * kThreads) {
+    uint4 bits[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j * kThreads < fours) bits[j] = LoadBits<4>(row + (i + j * kThreads) * 4);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j * kThreads >= fours) continue;
+      float four[4];
+      Unpack<float, 4>(bits[j], four);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) visit(four[k], (i + j * kThreads) * 4 + k);
+    }
   }
+  for (int64_t i = fours * 4 + threadIdx.x; i < vocab; i += kThreads) visit(row[i], i);
   valid = __syncthreads_and(valid) != 0;  // also: those of the call before have been read
   best_of_warp(&best);
   const unsigned warp = threadIdx.x / kWarp;

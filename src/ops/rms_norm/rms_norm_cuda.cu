@@ -5,7 +5,7 @@
 #include "adder/backend/cuda/block_sums.cuh"
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/backend/cuda/numbers.cuh"
-#include "adder/ops/rms_norm/rms_norm_cuda.h"
+#include "adder/ops/rms_norm/rms_norm_few_rows_cuda.cuh"
 
 namespace adder::cuda {
 namespace {
@@ -336,6 +336,7 @@ void RmsNorm(const RmsNormArguments& a) {
   const ProfilerRange range("rms_norm");
   Context& context = ContextOf(a.device);
   const bool four = FourAtATime(a.channels, {a.x, a.residual, a.y, a.residual_out}, a.weight);
+  if (TakesFewNormRows(context, a, four)) return RmsNormFewRows(context, a);
   VisitActivation(a.x.dtype, [&](auto x) {
     VisitActivation(a.y.dtype, [&](auto y) {
       using X = decltype(x);

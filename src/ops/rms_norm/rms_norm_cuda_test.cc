@@ -122,6 +122,10 @@ TEST_F(RmsNormCudaTest, MatchesTheCpuOnOddShapes) {
   ExpectAsOnCpu(random, {.rows = 0, .channels = 8});
   ExpectAsOnCpu(random, {.rows = 1, .channels = 8});
   ExpectAsOnCpu(random, {.rows = 3001, .channels = 768});
+  for (const int64_t channels : {4, 1028, 2560, 4100, 8200}) {
+    ExpectAsOnCpu(random, {.rows = 300, .channels = channels});
+    ExpectAsOnCpu(random, {.rows = 1, .channels = channels, .gap = 4});
+  }
 }
 
 TEST_F(RmsNormCudaTest, MatchesTheCpuInHalfPrecision) {
@@ -130,6 +134,8 @@ TEST_F(RmsNormCudaTest, MatchesTheCpuInHalfPrecision) {
     ExpectAsOnCpu(random, {.rows = 33, .channels = 768, .x = dtype, .y = dtype});
     ExpectAsOnCpu(random, {.rows = 7, .channels = 1531, .x = dtype, .y = dtype});
     ExpectAsOnCpu(random, {.rows = 7, .channels = 640, .x = DType::kF32, .y = dtype});
+    ExpectAsOnCpu(random, {.rows = 2, .channels = 5120, .x = dtype, .y = dtype});
+    ExpectAsOnCpu(random, {.rows = 300, .channels = 2048, .x = dtype, .y = dtype});
   }
 }
 

@@ -2,6 +2,7 @@
 // recurrence itself. What it costs is reading and writing the states, so four lanes share a channel
 // and read four states each, all that a warp wants in one piece, of several sequences at a time and
 // without a branch in between. Results are, bit for bit, those of the kernel for many rows.
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
 
 namespace adder::cuda {
@@ -9,10 +10,11 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kLanes = kSixteen / 4;  // of a channel
-constexpr int kAhead = kLanes;        // sequences at a time: each lane finishes one
+constexpr int kMany = kLanes;         // sequences at a time: each lane finishes one
 
-// What lies past the last channel or sequence is computed as the last one, and not written.
-template <class T, class P>
+// kAhead: sequences at a time, 1 or kMany. What lies past the last channel or sequence is computed
+// as the last one, and not written.
+template <class T, class P, int kAhead>
 __global__ void __launch_bounds__(kThreads)
     StepKernel(const __grid_constant__ SelectiveScanArguments a) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -24,6 +26,11 @@ __global__ void __launch_bounds__(kThreads)
   const auto row_of = [&](int j) { return min(first + j, a.sequences - 1); };
   const int64_t state = channel * kSixteen + lane * 4;  // of those of a sequence
   const int64_t all = a.channels * kSixteen;
+
+  LetNextKernelBegin();
+  Prefetch(a.A + state);
+  if (a.h0 != nullptr) Prefetch(a.h0 + row_of(0) * all + state);
+  WaitForKernelsBefore();
 
   float rate[4], h[kAhead][4] = {}, x[kAhead], dt[kAhead], z[kAhead] = {}, interval[kAhead];
   float B[kAhead][4], C[kAhead][4];
@@ -91,9 +98,17 @@ __global__ void __launch_bounds__(kThreads)
     if (a.z.data != nullptr) result *= z[j] * Sigmoid(z[j]);
     if (lane == j) y = result;
   }
-  if (owns && first + lane < a.sequences) {
+  if (owns && lane < kAhead && first + lane < a.sequences) {
     static_cast<T*>(a.y.data)[(first + lane) * a.y.stride + channel] = FromFloat<T>(y);
   }
+}
+
+template <class T, class P, int kAhead>
+void Launch(Context& context, const SelectiveScanArguments& a) {
+  const dim3 grid(static_cast<unsigned>((a.channels * kLanes + kThreads - 1) / kThreads),
+                  static_cast<unsigned>((a.sequences + kAhead - 1) / kAhead));
+  LaunchOverlapped(context, {.name = "selective_scan's step", .grid = grid, .block = kThreads},
+                   StepKernel<T, P, kAhead>, a);
 }
 
 }  // namespace
@@ -108,15 +123,17 @@ bool IsScanStep(const SelectiveScanArguments& a) {
 }
 
 void SelectiveScanStep(Context& context, const SelectiveScanArguments& a) {
-  const dim3 grid(static_cast<unsigned>((a.channels * kLanes + kThreads - 1) / kThreads),
-                  static_cast<unsigned>((a.sequences + kAhead - 1) / kAhead));
   VisitActivation(a.x.dtype, [&](auto activation) {
     VisitActivation(a.B.dtype, [&](auto projection) {
-      StepKernel<decltype(activation), decltype(projection)>
-          <<<grid, kThreads, 0, context.stream()>>>(a);
+      using T = decltype(activation);
+      using P = decltype(projection);
+      if (a.sequences < kMany) {
+        Launch<T, P, 1>(context, a);
+      } else {
+        Launch<T, P, kMany>(context, a);
+      }
     });
   });
-  CheckLaunch("selective_scan's step");
 }
 
 }  // namespace adder::cuda
