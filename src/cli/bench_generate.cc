@@ -100,26 +100,26 @@ struct Measurement {
 Measurement Generate(const BlockLanguageModel& model, const Tensor& prompts, int64_t gen_length) {
   const int64_t batch = prompts.dim(0);
   State state = model.InitialState(batch);
-  const Tensor tokens = Tensor::Empty({batch}, DType::kI32);
-  const Tensor chosen = Tensor::Empty({batch}, DType::kI32, model.device());
-  const auto choose = [&](const Tensor& logits) {
-    MostLikely(logits, chosen);
-    tokens.CopyFrom(chosen);
-  };
+  const Tensor tokens = Tensor::Empty({batch}, DType::kI32, model.device());
   Measurement m;
-  m.prefill_seconds = SecondsOf([&] {
-    const int64_t length = prompts.dim(1);
-    const Tensor hidden = model.Forward(prompts.Reshape({batch * length}),
-                                        SequenceLayout::Uniform(batch, length), &state);
-    // The last row of each, one after the other.
-    const int64_t width = hidden.dim(1);
-    choose(
-        model.Logits(hidden.Reshape({batch, length * width}).Columns((length - 1) * width, width)));
-  });
+  m.prefill_seconds = SecondsOf(
+      [&] {
+        const int64_t length = prompts.dim(1);
+        const Tensor hidden = model.Forward(prompts.Reshape({batch * length}),
+                                            SequenceLayout::Uniform(batch, length), &state);
+        // The last row of each, one after the other.
+        const int64_t width = hidden.dim(1);
+        const Tensor last =
+            hidden.Reshape({batch, length * width}).Columns((length - 1) * width, width);
+        MostLikely(model.Logits(last), tokens);
+      },
+      model.device());
   Decoder decoder(model);
-  m.decode_seconds = SecondsOf([&] {
-    for (int64_t i = 0; i < gen_length; ++i) choose(decoder.Step(tokens, &state));
-  });
+  m.decode_seconds = SecondsOf(
+      [&] {
+        for (int64_t i = 0; i < gen_length; ++i) MostLikely(decoder.Step(tokens, &state), tokens);
+      },
+      model.device());
   return m;
 }
 

@@ -36,10 +36,12 @@ bool Decoder::CanRecord(const Tensor& tokens, const State& state) const {
   const bool grows = std::any_of(state.entries().begin(), state.entries().end(),
                                  [](const State::Entry& entry) { return entry.grows; });
   if (grows || state.sequences() == 0 || state.fingerprint() != model_.fingerprint()) return false;
-  if (!tokens.defined() || tokens.device().type != DeviceType::kCpu ||
-      tokens.dtype() != DType::kI32 || tokens.shape() != Shape({state.sequences()})) {
+  if (!tokens.defined() || tokens.dtype() != DType::kI32 ||
+      tokens.shape() != Shape({state.sequences()})) {
     return false;
   }
+  if (tokens.device() == model_.device()) return true;  // the kernels look at them
+  if (tokens.device().type != DeviceType::kCpu) return false;
   const std::span<const int32_t> values(tokens.data<int32_t>(),
                                         static_cast<size_t>(tokens.elements()));
   return std::all_of(values.begin(), values.end(),

@@ -21,9 +21,10 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  // Reads a token of each of the state's sequences, i32 [sequences] in host memory, as
-  // LanguageModel::Forward does, and throws as that does. Returns the logits that follow, f32
-  // [sequences, vocab] on the model's device; the next step may overwrite them.
+  // Reads a token of each of the state's sequences, i32 [sequences] in host memory or on the
+  // model's device, as LanguageModel::Forward does, and throws as that does. Returns the logits
+  // that follow, f32 [sequences, vocab] on the model's device; the next step may overwrite them.
+  // Waits for nothing: tokens that are made on the device need not be known to the host.
   Tensor Step(const Tensor& tokens, State* state);
 
  private:

@@ -29,15 +29,36 @@ __device__ uint32_t OrderOf(float score) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// visit(i, read(i)) for i = begin, begin + kStep, ... less than end. kAtOnce are read before the
+// first of them is visited, because memory answers late.
+template <int kStep, int kAtOnce, class Read, class Visit>
+__device__ void VisitSteps(int64_t begin, int64_t end, const Read& read, const Visit& visit) {
+  for (; begin < end; begin += kAtOnce * kStep) {
+    decltype(read(begin)) values[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int64_t i = begin + j * kStep;
+      values[j] = i < end ? read(i) : 0;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int64_t i = begin + j * kStep;
+      if (i < end) visit(i, values[j]);
+    }
+  }
+}
+
 struct Place {
   int64_t index;
   uint64_t rest;  // of the target, without the weights before the index
 };
 
-// The first index of `count` at which the sum of the weights up to it is more than the target, in
-// all threads of the block. `target_of` makes the target of the sum of all weights, less than that.
-template <class Weight, class Target>
-__device__ Place FirstPast(int64_t count, const Weight& weight, const Target& target_of) {
+// The first i of `count` at which the sum of weight(i, read(i)) up to it is more than the target,
+// in all threads of the block. `target_of` makes the target of the sum of all weights, less than
+// that.
+template <class Read, class Weight, class Target>
+__device__ Place FirstPast(int64_t count, const Read& read, const Weight& weight,
+                           const Target& target_of) {
   __shared__ uint64_t sums[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -50,8 +71,8 @@ __device__ Place FirstPast(int64_t count, const Weight& weight, const Target& ta
     const int64_t from = begin + warp * piece;
     const int64_t to = from + piece < end ? from + piece : end;
     uint64_t sum = 0;
-#pragma unroll 4
-    for (int64_t i = from + lane; i < to; i += kWarp) sum += weight(i);
+    VisitSteps<kWarp, 4>(from + lane, to, read,
+                         [&](int64_t i, auto value) { sum += weight(i, value); });
     sum = WarpSum(sum);
     __syncthreads();  // the sums before have been read
     if (lane == 0) sums[warp] = sum;
@@ -67,7 +88,8 @@ __device__ Place FirstPast(int64_t count, const Weight& weight, const Target& ta
     end = begin + piece < end ? begin + piece : end;
   }
   // At most a weight a lane is left; every warp does the same.
-  const uint64_t mine = begin + lane < end ? weight(begin + lane) : 0;
+  const int64_t last = begin + lane;
+  const uint64_t mine = last < end ? weight(last, read(last)) : 0;
   uint64_t upto = mine;
 #pragma unroll
   for (int distance = 1; distance < kWarp; distance *= 2) {
@@ -107,8 +129,8 @@ struct Kept {
 
 // Up to the first token at which the sum of the weights from the likeliest on is more than the
 // target.
-template <class Weight, class Target>
-__device__ Kept KeepLikeliest(const float* scores, int64_t vocab, Histogram& histogram,
+template <class Read, class Weight, class Target>
+__device__ Kept KeepLikeliest(int64_t vocab, const Read& read, Histogram& histogram,
                               const Weight& weight, const Target& target_of) {
   uint32_t order = 0;  // the digits found so far
   uint64_t rest = 0;
@@ -119,28 +141,24 @@ __device__ Kept KeepLikeliest(const float* scores, int64_t vocab, Histogram& his
       histogram.low[bin] = histogram.high[bin] = 0;
     }
     __syncthreads();
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-      const float score = scores[i];
+    VisitSteps<kThreads, 4>(threadIdx.x, vocab, read, [&](int64_t i, float score) {
       const uint32_t digits = OrderOf(score) >> shift;
-      if (digits >> bits != order) continue;
+      if (digits >> bits != order) return;
       const uint64_t w = weight(i, score);
       if (w != 0) histogram.Add(digits & ((1u << bits) - 1), w);
-    }
+    });
     __syncthreads();
     const Place place = FirstPast(
         kBins, [&](int64_t i) { return histogram[static_cast<uint32_t>(kBins - 1 - i)]; },
+        [](int64_t, uint64_t sum) { return sum; },
         [&](uint64_t total) { return digit == kDigits - 1 ? target_of(total) : rest; });
     order = order << bits | static_cast<uint32_t>(kBins - 1 - place.index);
     rest = place.rest;
     __syncthreads();  // the histogram has been read
   }
   const Place place = FirstPast(
-      vocab,
-      [&](int64_t i) {
-        const float score = scores[i];
-        return OrderOf(score) == order ? weight(i, score) : 0;
-      },
+      vocab, read,
+      [&](int64_t i, float score) { return OrderOf(score) == order ? weight(i, score) : 0; },
       [&](uint64_t) { return rest; });
   return {order, place.index};
 }
@@ -150,6 +168,9 @@ __device__ double ScaleOf(int64_t vocab) {
   const int bits = 64 - __clzll(static_cast<long long>(vocab));  // vocab < 2^bits
   return static_cast<double>(1ull << (62 - bits));
 }
+
+// One copy of a long function that many places call.
+__device__ __noinline__ double ExpOf(double x) { return exp(x); }
 
 // A part of the total that rounding may have made as large as that.
 __device__ uint64_t LessThan(uint64_t total, uint64_t part) {
@@ -165,8 +186,9 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
   const float* scores = logits;
   if (options.recent_count > 0) {
     float* penalised = a.scores + row * vocab;
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < vocab; i += kThreads) penalised[i] = logits[i];
+    VisitSteps<kThreads, 4>(
+        threadIdx.x, vocab, [logits](int64_t i) { return logits[i]; },
+        [&](int64_t i, float logit) { penalised[i] = logit; });
     __syncthreads();
     const int32_t* recent = a.recent + options.recent_begin;
     for (int64_t i = threadIdx.x; i < options.recent_count; i += kThreads) {
@@ -189,6 +211,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
     return;
   }
 
+  const auto read = [scores](int64_t i) { return scores[i]; };
   const double inverse_temperature = 1.0 / options.temperature;
   const double scale = ScaleOf(vocab);
   // Of the likeliest token's probability.
@@ -196,7 +219,7 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
     const double below = static_cast<double>(score) - static_cast<double>(best.logit);
     if (below == 0.0) return 1.0;  // the inverse may be infinite
     const double exponent = below * inverse_temperature;
-    return exponent < -45.0 ? 0.0 : exp(exponent);  // less than half of 1 / scale
+    return exponent < -45.0 ? 0.0 : ExpOf(exponent);  // less than half of 1 / scale
   };
   const auto weight_of = [&](double share) {
     return static_cast<uint64_t>(__double2ull_rn(share * scale));
@@ -205,13 +228,13 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
   Kept top_k;
   if (options.top_k < vocab) {
     top_k = KeepLikeliest(
-        scores, vocab, histogram, [](int64_t, float) { return uint64_t{1}; },
+        vocab, read, histogram, [](int64_t, float) { return uint64_t{1}; },
         [&](uint64_t) { return static_cast<uint64_t>(options.top_k - 1); });
   }
   Kept kept = top_k;
   if (options.top_p < 1.0) {
     kept = KeepLikeliest(
-        scores, vocab, histogram,
+        vocab, read, histogram,
         [&](int64_t i, float score) {
           return top_k(OrderOf(score), i) ? weight_of(share_of(score)) : uint64_t{0};
         },
@@ -222,9 +245,8 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
         });
   }
   const Place drawn = FirstPast(
-      vocab,
-      [&](int64_t i) {
-        const float score = scores[i];
+      vocab, read,
+      [&](int64_t i, float score) {
         if (!kept(OrderOf(score), i)) return uint64_t{0};
         const double share = share_of(score);
         return share < options.min_p ? 0 : weight_of(share);
