@@ -89,6 +89,9 @@ class LanguageModel {
   // Refreshes what is derived from the parameters (Parameter::compute, the fingerprint) after
   // values were set or changed. Throws kInvalidArgument for a value of the wrong shape.
   virtual void ParametersChanged() = 0;
+  // After recorded work that holds a ParametersChanged() was repeated: what the host knows of the
+  // parameters (the fingerprint) is out of date, too.
+  virtual void ParametersRefreshed() {}
 };
 
 }  // namespace adder

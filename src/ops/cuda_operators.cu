@@ -18,7 +18,8 @@ void Rotary(const RotaryArguments& a);
 void Elementwise(const ElementwiseArguments& a);
 void Embedding(const EmbeddingArguments& a);
 void EmbeddingBackward(const EmbeddingBackwardArguments& a);
-void AdamW(const AdamWArguments& a);
+void AdamW(const AdamWArguments& a, const AdamWStep& step);
+void ClippedAdamW(const ClippedAdamWArguments& a);
 double SumOfSquares(const FloatSpansArguments& a);
 void SetZero(const FloatSpansArguments& a);
 void AddTo(const AddToArguments& a);
@@ -54,6 +55,7 @@ const CudaOperators kCudaOperators = {
     .embedding = cuda::Embedding,
     .embedding_backward = cuda::EmbeddingBackward,
     .adamw = cuda::AdamW,
+    .clipped_adamw = cuda::ClippedAdamW,
     .sum_of_squares = cuda::SumOfSquares,
     .set_zero = cuda::SetZero,
     .add_to = cuda::AddTo,

@@ -38,7 +38,8 @@ struct CudaOperators {
   void (*elementwise)(const cuda::ElementwiseArguments&);
   void (*embedding)(const cuda::EmbeddingArguments&);
   void (*embedding_backward)(const cuda::EmbeddingBackwardArguments&);
-  void (*adamw)(const cuda::AdamWArguments&);
+  void (*adamw)(const cuda::AdamWArguments&, const cuda::AdamWStep&);
+  void (*clipped_adamw)(const cuda::ClippedAdamWArguments&);
   double (*sum_of_squares)(const cuda::FloatSpansArguments&);
   void (*set_zero)(const cuda::FloatSpansArguments&);
   void (*add_to)(const cuda::AddToArguments&);

@@ -32,30 +32,32 @@ BatchOptions OptionsOf(const TrainConfig& config) {
   return options;
 }
 
-double Sum(const Tensor& values) {
-  const Tensor host = values.To(Device{});
-  const float* data = host.data<float>();
-  double sum = 0.0;
-  for (int64_t i = 0; i < host.elements(); ++i) sum += static_cast<double>(data[i]);
-  return sum;
-}
-
-// `value` to all elements of an f32 tensor on any device.
-void Fill(const Tensor& target, float value) {
-  const Tensor host = Tensor::Empty(target.shape(), DType::kF32);
-  std::fill_n(host.data<float>(), host.elements(), value);
-  target.CopyFrom(host);
-}
-
-// Copies row `from_row` of one tensor to row `to_row` of another.
-void CopyRow(const Tensor& from, int64_t from_row, const Tensor& to, int64_t to_row) {
-  to.Rows(to_row, 1).CopyFrom(from.Rows(from_row, 1));
+// Copies row from_rows[i] of one tensor to row i of another, unless it is -1.
+void CopyRows(const Tensor& from, const std::vector<int64_t>& from_rows, const Tensor& to) {
+  for (size_t begin = 0; begin < from_rows.size();) {
+    size_t end = begin + 1;  // of rows that lie one after the other in both
+    if (from_rows[begin] >= 0) {
+      while (end < from_rows.size() && from_rows[end] == from_rows[end - 1] + 1) ++end;
+      const auto count = static_cast<int64_t>(end - begin);
+      to.Rows(static_cast<int64_t>(begin), count).CopyFrom(from.Rows(from_rows[begin], count));
+    }
+    begin = end;
+  }
 }
 
 Shape WithRows(const Shape& shape, int64_t rows) {
   std::vector<int64_t> dims(shape.dims().begin(), shape.dims().end());
   dims[0] = rows;
   return Shape(dims);
+}
+
+// All but the rate and the step's number.
+AdamWOptions OptionsOf(const TrainConfig::Optimizer& optimizer) {
+  AdamWOptions options;
+  options.beta1 = optimizer.beta1;
+  options.beta2 = optimizer.beta2;
+  options.eps = optimizer.eps;
+  return options;
 }
 
 std::string CarriedName(size_t batch, const std::string& entry) {
@@ -79,7 +81,8 @@ Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const Train
     : model_(model),
       options_(config.train),
       optimizer_(config.optimizer),
-      sampler_(corpus, OptionsOf(config)) {
+      sampler_(corpus, OptionsOf(config)),
+      recorded_(model.device(), [this](const StepInputs& inputs) { return Compute(inputs); }) {
   if (model.vocab_size() < corpus.vocab_size()) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("the model has {} tokens, expected at least the {} of the text",
@@ -96,18 +99,20 @@ Trainer::Trainer(LanguageModel& model, const TrainingCorpus& corpus, const Train
     v_.push_back(Tensor::Zeros(parameter.value.shape(), DType::kF32, model_.device()));
   }
   if (options_.segment > 0) segmented_.emplace(model_, options_.segment, options_.recompute);
+  const State zero = model_.InitialState(options_.truncated_backpropagation ? options_.batch : 0);
+  const bool grows = std::any_of(zero.entries().begin(), zero.entries().end(),
+                                 [](const State::Entry& entry) { return entry.grows; });
+  // Rows that attention reads are numbered by the host, and so are weights of rows in segments.
+  if (grows || segmented_) recorded_.Disable();
   if (options_.truncated_backpropagation) {
-    const State zero = model_.InitialState(options_.batch);
+    if (grows) {
+      throw Error(ErrorCode::kUnsupported,
+                  "truncated backpropagation carries a memory of fixed size, and a model with "
+                  "attention remembers every row");
+    }
     carried_.resize(static_cast<size_t>(options_.gradient_accumulation));
     for (Carried& carried : carried_) {
-      for (const State::Entry& entry : zero.entries()) {
-        if (entry.grows) {
-          throw Error(ErrorCode::kUnsupported,
-                      "truncated backpropagation carries a memory of fixed size, and a model with "
-                      "attention remembers every row");
-        }
-        carried.push_back(entry.value.Clone());
-      }
+      for (const State::Entry& entry : zero.entries()) carried.push_back(entry.value.Clone());
     }
   }
 }
@@ -117,11 +122,7 @@ Memory Trainer::BeginningMemory(const Batch& batch) const {
   for (const Tensor& carried : carried_[static_cast<size_t>(batch.first_stream / options_.batch)]) {
     const Tensor begin = Tensor::Zeros(WithRows(carried.shape(), batch.layout.sequences()),
                                        DType::kF32, carried.device());
-    for (size_t s = 0; s < batch.continues.size(); ++s) {
-      if (batch.continues[s] >= 0) {
-        CopyRow(carried, batch.continues[s], begin, static_cast<int64_t>(s));
-      }
-    }
+    CopyRows(carried, batch.continues, begin);
     memory.entries.emplace_back(begin);
   }
   return memory;
@@ -132,76 +133,47 @@ Trainer::Carried Trainer::EndingMemory(const Batch& batch, const Memory& memory)
   for (const Variable& entry : memory.entries) {
     const Tensor end = Tensor::Empty(WithRows(entry.value().shape(), options_.batch), DType::kF32,
                                      entry.value().device());
-    for (size_t stream = 0; stream < batch.last.size(); ++stream) {
-      CopyRow(entry.value(), batch.last[stream], end, static_cast<int64_t>(stream));
-    }
+    CopyRows(entry.value(), batch.last, end);
     carried.push_back(end);
   }
   return carried;
 }
 
-Trainer::StepResult Trainer::Step(double lr) {
+StepOutputs Trainer::Compute(const StepInputs& inputs) {
   const bool carry = options_.truncated_backpropagation;
-  std::vector<Batch> batches;
-  int64_t targets = 0;
+  const Device device = model_.device();
+  const Tensor row_weights = inputs.row_weights.To(device);
+  const Tensor scalars = inputs.scalars.To(device);
   int64_t rows = 0;
-  for (int64_t i = 0; i < options_.gradient_accumulation; ++i) {
-    batches.push_back(sampler_.Get(steps_ * options_.gradient_accumulation + i));
-    targets += batches.back().target_rows;
-    rows += batches.back().layout.rows();
-  }
-  // Text of nothing but one-byte documents has no target: such a step has loss and gradient 0.
-  const auto weight = static_cast<float>(1.0 / static_cast<double>(std::max<int64_t>(1, targets)));
-
-  const auto stop = [&](const char* what, double value) {
-    throw Error(ErrorCode::kNumeric,
-                fmt::format("the {} of step {} is {}", what, steps_ + 1, value));
-  };
+  for (const Batch& batch : inputs.batches) rows += batch.layout.rows();
+  const Tensor losses = Tensor::Empty({rows}, DType::kF32, device);
+  StepOutputs outputs;
   model_.ZeroGradients();
-  std::vector<Tensor> losses;
-  std::vector<Carried> carried;
-  for (const Batch& batch : batches) {
+  int64_t first_row = 0;
+  for (const Batch& batch : inputs.batches) {
+    const int64_t batch_rows = batch.layout.rows();
+    const Tensor batch_losses = losses.Rows(first_row, batch_rows);
+    first_row += batch_rows;
     Tape tape;
     Memory memory;
     if (carry) memory = BeginningMemory(batch);
+    Memory* const carried = carry ? &memory : nullptr;
     if (segmented_) {
-      losses.push_back(segmented_->Run(batch.tokens, batch.targets, batch.layout, weight,
-                                       carry ? &memory : nullptr));
-      if (carry) carried.push_back(EndingMemory(batch, memory));
-      continue;
+      batch_losses.CopyFrom(segmented_->Run(batch.tokens, batch.targets, batch.layout,
+                                            inputs.row_weights.data<float>()[0], carried));
+    } else {
+      const Variable hidden =
+          model_.Hidden(&tape, batch.tokens, batch.layout, carried, options_.recompute);
+      batch_losses.CopyFrom(
+          model_.LossWithGradients(hidden, batch.targets, row_weights.Rows(0, batch_rows)));
     }
-    const Variable hidden = model_.Hidden(&tape, batch.tokens, batch.layout,
-                                          carry ? &memory : nullptr, options_.recompute);
-    const Variable loss = model_.Loss(&tape, hidden, batch.targets);
-    losses.push_back(loss.value());
-    if (carry) carried.push_back(EndingMemory(batch, memory));
+    if (carry) outputs.carried.push_back(EndingMemory(batch, memory));
     memory = {};
-    loss.CollectGrad([&](const Tensor& target, bool) { Fill(target, weight); });
     tape.Backward();
   }
 
-  // Everything has been asked of the device by now: here, and for the norm, the host waits for it.
-  double nats = 0.0;
-  for (const Tensor& loss : losses) nats += Sum(loss);
-  if (!std::isfinite(nats)) stop("loss", nats);
-  std::vector<Tensor> gradients;
-  for (const Parameter& parameter : model_.parameters()) gradients.push_back(parameter.grad);
-  StepResult result;
-  result.loss = nats / static_cast<double>(std::max<int64_t>(1, targets));
-  result.gradient_norm = GradientNorm(gradients);
-  if (!std::isfinite(result.gradient_norm)) stop("gradient's norm", result.gradient_norm);
-
-  AdamWOptions adamw;
-  adamw.beta1 = optimizer_.beta1;
-  adamw.beta2 = optimizer_.beta2;
-  adamw.eps = optimizer_.eps;
-  adamw.step = steps_ + 1;
-  if (optimizer_.clip > 0.0 && result.gradient_norm > optimizer_.clip) {
-    adamw.gradient_scale = optimizer_.clip / result.gradient_norm;
-  }
-  adamw.lr = lr;
-  const auto parameters = model_.parameters();
   std::vector<AdamWTensors> tensors;
+  const auto parameters = model_.parameters();
   tensors.reserve(parameters.size());
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = parameters[i];
@@ -214,9 +186,54 @@ Trainer::StepResult Trainer::Step(double lr) {
                        .lr_scale = p.learning_rate_scale,
                        .weight_decay = p.weight_decay ? optimizer_.weight_decay : 0.0});
   }
-  AdamWAll(adamw, tensors);
+  outputs.result = Tensor::Empty({2}, DType::kF64, device);
+  ClippedAdamW(OptionsOf(optimizer_), optimizer_.clip, losses, tensors, scalars, outputs.result);
   model_.ParametersChanged();
-  if (carry) carried_ = std::move(carried);
+  return outputs;
+}
+
+Trainer::StepResult Trainer::Step(double lr) {
+  StepInputs inputs;
+  int64_t targets = 0;
+  int64_t rows = 0;
+  int64_t most_rows = 0;
+  for (int64_t i = 0; i < options_.gradient_accumulation; ++i) {
+    const Batch& batch =
+        inputs.batches.emplace_back(sampler_.Get(steps_ * options_.gradient_accumulation + i));
+    targets += batch.target_rows;
+    rows += batch.layout.rows();
+    most_rows = std::max(most_rows, batch.layout.rows());
+  }
+  // Text of nothing but one-byte documents has no target: such a step has loss and gradient 0.
+  targets = std::max<int64_t>(1, targets);
+  inputs.row_weights = Tensor::Empty({most_rows}, DType::kF32);
+  std::fill_n(inputs.row_weights.data<float>(), most_rows,
+              static_cast<float>(1.0 / static_cast<double>(targets)));
+  AdamWOptions adamw = OptionsOf(optimizer_);
+  adamw.lr = lr;
+  adamw.step = steps_ + 1;
+  inputs.scalars = AdamWScalars(adamw);
+
+  const StepOutputs outputs = recorded_.Run(inputs);
+  const Tensor sums = outputs.result.To(Device{});  // here the host waits for the device
+  const double nats = sums.data<double>()[0];
+  StepResult result;
+  result.loss = nats / static_cast<double>(targets);
+  result.gradient_norm = sums.data<double>()[1];
+  const auto stop = [&](const char* what, double value) {
+    throw Error(ErrorCode::kNumeric,
+                fmt::format("the {} of step {} is {}", what, steps_ + 1, value));
+  };
+  if (!std::isfinite(nats)) stop("loss", nats);
+  if (!std::isfinite(result.gradient_norm)) stop("gradient's norm", result.gradient_norm);
+
+  model_.ParametersRefreshed();
+  // In its place, which recorded work reads.
+  for (size_t batch = 0; batch < carried_.size(); ++batch) {
+    for (size_t i = 0; i < carried_[batch].size(); ++i) {
+      carried_[batch][i].CopyFrom(outputs.carried[batch][i]);
+    }
+  }
   ++steps_;
   tokens_ += rows;
   return result;

@@ -11,6 +11,7 @@
 #include "adder/data/batch_sampler.h"
 #include "adder/data/training_corpus.h"
 #include "adder/models/language_model.h"
+#include "adder/train/recorded_step.h"
 #include "adder/train/segmented_backward.h"
 #include "adder/train/train_config.h"
 
@@ -23,14 +24,27 @@ class Trainer {
     double gradient_norm = 0.0;  // before clipping
   };
 
-  // Model and corpus must outlive the trainer; the model's parameters have values. Throws
-  // kInvalidArgument for a config out of its range, kUnsupported for one that carries or cuts the
-  // memory of a model with attention.
+  // Model and corpus must outlive the trainer; the model's parameters have values, and stay where
+  // they are. Throws kInvalidArgument for a config out of its range, kUnsupported for one that
+  // carries or cuts the memory of a model with attention.
   Trainer(LanguageModel& model, const TrainingCorpus& corpus, const TrainConfig& config);
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   // One optimizer step at learning rate `lr`. Throws kNumeric, and leaves weights, optimizer and
   // carried state as they were, when the loss or the gradient is not finite.
+  //
+  // On a CUDA device all of a step (forward, backward, clipping, AdamW, the weights' copies in the
+  // compute dtype, the memory that streams carry) is recorded as one graph, which repeats steps
+  // whose batches are laid out as those of the step before, for the same bits; see RecordedStep.
+  // Others are asked for operator by operator, and so are all steps of models with attention and of
+  // rows in segments.
   StepResult Step(double lr);
+
+  // Steps of this trainer that were repetitions of a recorded one.
+  int64_t repeated_steps() const { return recorded_.repeated(); }
+  // Asks for all steps operator by operator from now on.
+  void DisableRecording() { recorded_.Disable(); }
 
   // Whether all weights and all of the optimizer's numbers are finite: a step can be finite itself
   // and still leave a number that overflows.
@@ -55,6 +69,8 @@ class Trainer {
   Memory BeginningMemory(const Batch& batch) const;
   // What the streams of a batch end with.
   Carried EndingMemory(const Batch& batch, const Memory& memory) const;
+  // All that a step computes. Changes the model and the optimizer, unless a number is not finite.
+  StepOutputs Compute(const StepInputs& inputs);
 
   LanguageModel& model_;
   TrainConfig::Train options_;
@@ -66,6 +82,7 @@ class Trainer {
   std::vector<Carried> carried_;  // per batch of a step; empty without truncated backpropagation
   int64_t steps_ = 0;
   int64_t tokens_ = 0;
+  RecordedStep recorded_;
 };
 
 }  // namespace adder

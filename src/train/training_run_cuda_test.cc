@@ -8,6 +8,7 @@
 #include <fstream>
 #include <regex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adder/backend/cuda/cuda_test.h"
@@ -16,6 +17,7 @@
 #include "adder/data/byte_corpus.h"
 #include "adder/formats/file.h"
 #include "adder/models/block_language_model.h"
+#include "adder/ops/operator_test.h"
 #include "adder/train/trainer.h"
 #include "adder/train/training_run.h"
 #include "tests/temporary_directory.h"
@@ -188,6 +190,100 @@ TEST_F(TrainingRunCudaTest, ARunGoesOnOnTheOtherDevice) {
       EXPECT_NEAR(parts.last_evaluation->bits_per_byte, whole.last_evaluation->bits_per_byte, 1e-2);
     }
   }
+}
+
+// Steps that repeat a recording, and those between them that are laid out otherwise, are the steps
+// asked for operator by operator, bit for bit.
+TEST_F(TrainingRunCudaTest, RecordedStepsAreThoseAskedForOneByOne) {
+  std::ofstream(folder_ / "text") << Text(6000);
+  const fs::path text = folder_ / "text";
+  ModelConfig mamba2 = Config().model.dimensions;
+  mamba2.architecture = Architecture::kMamba2;
+  mamba2.head_dim = 16;
+  mamba2.d_state = 16;
+  TrainConfig carried = Variants()[1];  // one document: borders are rare
+  carried.data.separator.clear();
+  TrainConfig recomputed = Config();
+  recomputed.train.recompute = Recompute::kBlock;
+  recomputed.train.dtype = DType::kBF16;
+  struct Case {
+    TrainConfig config;
+    bool repeats;
+  };
+  const std::vector<Case> cases = {
+      {Config(), true}, {carried, true}, {recomputed, true}, {Variants()[1], false}};
+  for (ModelConfig dimensions : {Config().model.dimensions, mamba2}) {
+    dimensions.vocab_size = 256;
+    dimensions.Resolve();
+    for (const Case& each : cases) {
+      const ByteCorpus corpus = ByteCorpus::Open({&text, 1}, each.config.data.separator);
+      std::vector<std::vector<Trainer::StepResult>> runs;
+      std::vector<std::vector<Tensor>> weights;
+      for (const bool recorded : {false, true}) {
+        BlockLanguageModel model(dimensions, each.config.train.dtype);
+        model.MoveTo(kCuda);
+        InitializeModel(model, 5);
+        Trainer trainer(model, corpus, each.config);
+        if (!recorded) trainer.DisableRecording();
+        auto& run = runs.emplace_back();
+        // A rate that changes, and some gradients that are clipped.
+        for (int step = 0; step < 12; ++step) run.push_back(trainer.Step(1e-3 * (1 + step)));
+        EXPECT_EQ(trainer.repeated_steps() > 0, recorded && each.repeats);
+        auto& end = weights.emplace_back();
+        for (const Parameter& p : model.parameters()) {
+          end.push_back(test::OnCpu(p.value));
+          end.push_back(test::OnCpu(p.compute));
+        }
+      }
+      for (size_t step = 0; step < runs[0].size(); ++step) {
+        EXPECT_EQ(runs[1][step].loss, runs[0][step].loss) << "step " << step;
+        EXPECT_EQ(runs[1][step].gradient_norm, runs[0][step].gradient_norm) << "step " << step;
+      }
+      for (size_t i = 0; i < weights[0].size(); ++i) {
+        EXPECT_TRUE(test::SameBits(weights[1][i], weights[0][i])) << "tensor " << i;
+      }
+    }
+  }
+}
+
+TEST_F(TrainingRunCudaTest, ARecordedStepThatIsNotFiniteChangesNothing) {
+  const fs::path text = folder_ / "text";
+  const ByteCorpus corpus = ByteCorpus::Open({&text, 1});
+  ModelConfig dimensions = Config().model.dimensions;
+  dimensions.vocab_size = 256;
+  BlockLanguageModel model(dimensions, DType::kBF16);
+  model.MoveTo(kCuda);
+  InitializeModel(model, 5);
+  Trainer trainer(model, corpus, Config());
+  for (int step = 0; step < 5; ++step) trainer.Step(1e-3);
+  EXPECT_EQ(trainer.repeated_steps(), 3);
+  const auto state = [&](const char* name) {
+    fs::create_directories(folder_ / name);
+    trainer.Save(folder_ / name);
+    std::string bytes = ReadFile(folder_ / name / "optimizer.safetensors");
+    for (const Parameter& p : std::as_const(model).parameters()) {
+      const Tensor host = test::OnCpu(p.value);
+      bytes.append(static_cast<const char*>(host.raw()), static_cast<size_t>(host.bytes()));
+    }
+    return bytes;
+  };
+  const Parameter& p = model.parameters()[3];
+  const Tensor good = p.value.Clone();
+  const Tensor bad = test::OnCpu(good);
+  bad.data<float>()[0] = INFINITY;
+  p.value.CopyFrom(bad);
+  model.ParametersChanged();
+  const std::string before = state("before");
+  EXPECT_THROW(trainer.Step(1e-3), Error);
+  EXPECT_EQ(trainer.repeated_steps(), 4);
+  EXPECT_EQ(trainer.steps(), 5);
+  EXPECT_TRUE(state("after") == before);
+  p.value.CopyFrom(good);
+  model.ParametersChanged();
+  const uint64_t fingerprint = model.fingerprint();
+  EXPECT_TRUE(std::isfinite(trainer.Step(1e-3).loss));
+  EXPECT_EQ(trainer.steps(), 6);
+  EXPECT_NE(model.fingerprint(), fingerprint);
 }
 
 TEST_F(TrainingRunCudaTest, WhatIsNotFiniteIsSeenThere) {

@@ -14,6 +14,7 @@ namespace adder {
 namespace {
 
 constexpr const char* kOp = "adamw";
+constexpr const char* kClippedOp = "clipped adamw";
 constexpr const char* kNormOp = "gradient norm";
 constexpr const char* kZeroOp = "set zero";
 
@@ -76,6 +77,18 @@ void CheckGradientNorm(std::span<const Tensor> gradients, DType dtype) {
   CheckFloats(kNormOp, "a gradient", gradients, dtype);
 }
 
+namespace {
+
+void CheckAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors, Device device) {
+  for (const AdamWTensors& t : tensors) {
+    CheckAdamW(OptionsOf(options, t), t.gradient, t.weight, t.m, t.v, t.compute_weight,
+               DType::kF32);
+    ArgumentCheck(kOp, device).That(t.weight.device() == device, "weights are on several devices");
+  }
+}
+
+}  // namespace
+
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight) {
   CheckAdamW(options, gradient, weight, m, v, compute_weight, DType::kF32);
@@ -87,19 +100,43 @@ void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& we
 }
 
 void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors) {
-  for (const AdamWTensors& t : tensors) {
-    CheckAdamW(OptionsOf(options, t), t.gradient, t.weight, t.m, t.v, t.compute_weight,
-               DType::kF32);
-    const Device first = tensors.front().weight.device();
-    ArgumentCheck(kOp, first).That(t.weight.device() == first, "weights are on several devices");
-  }
   if (tensors.empty()) return;
+  CheckAll(options, tensors, tensors.front().weight.device());
   if (tensors.front().weight.device().type == DeviceType::kCuda) {
     return cuda::AdamWAll(options, tensors);
   }
   for (const AdamWTensors& t : tensors) {
     cpu::AdamW(OptionsOf(options, t), t.gradient, t.weight, t.m, t.v, t.compute_weight);
   }
+}
+
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> tensors, const Tensor& scalars,
+                  const Tensor& result) {
+  const Device device = losses.device();
+  const ArgumentCheck check(kClippedOp, device);
+  check.That(clip >= 0, fmt::format("clip is {}, expected a number ≥ 0", clip));
+  check.Rank(losses, "losses", 1);
+  check.Dense(losses, "losses", {DType::kF32}, losses.shape());
+  check.Dense(scalars, "scalars", {DType::kF64}, {AdamWScalar::kCount});
+  check.Dense(result, "result", {DType::kF64}, {2});
+  CheckAll(options, tensors, device);
+  if (device.type == DeviceType::kCuda) {
+    return cuda::ClippedAdamW(options, clip, losses, tensors, scalars, result);
+  }
+  cpu::ClippedAdamW(options, clip, losses, tensors, scalars, result);
+}
+
+Tensor AdamWScalars(const AdamWOptions& options) {
+  CheckOptions(ArgumentCheck(kOp, {}), options);
+  const auto step = static_cast<double>(options.step);
+  const Tensor scalars = Tensor::Empty({AdamWScalar::kCount}, DType::kF64);
+  auto* values = scalars.data<double>();
+  values[AdamWScalar::kRate] = options.lr;
+  values[AdamWScalar::kStep] = step;
+  values[AdamWScalar::kFirstCorrection] = 1 / (1 - std::pow(options.beta1, step));
+  values[AdamWScalar::kSecondCorrection] = 1 / (1 - std::pow(options.beta2, step));
+  return scalars;
 }
 
 double GradientNorm(std::span<const Tensor> gradients) {

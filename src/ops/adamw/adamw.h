@@ -42,6 +42,24 @@ struct AdamWTensors {
 // (options.weight_decay is not read). All are on one device.
 void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors);
 
+// All that follows the backward in a training step, with no number that the host would have to wait
+// for or to give: what a device can repeat as recorded work (see Module::Record).
+//
+//     result = {Σ losses, norm}, norm as GradientNorm has it; both in double, in an order that
+//              depends on the sizes only
+//     AdamWAll, with gradient_scale = clip / norm where norm > clip > 0, and 1 elsewhere
+//
+// Nothing but the result changes where one of its numbers is not finite, or where a kernel met
+// before this one what it could not compute with (see Module::Synchronize). losses: f32 [rows],
+// dense. scalars: f64 [4], as AdamWScalars makes them, which stand for options.lr and .step;
+// options.gradient_scale is not read either. result: f64 [2]. All tensors are on one device.
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> tensors, const Tensor& scalars,
+                  const Tensor& result);
+// What differs from step to step, in host memory: lr, step, 1 / (1 - beta1^step) and
+// 1 / (1 - beta2^step). Throws kInvalidArgument for options that are not usable.
+Tensor AdamWScalars(const AdamWOptions& options);
+
 // sqrt(Σ over all gradients' squares), accumulated in double, in an order that depends on the sizes
 // only. f32 (the reference: f64), dense, all on one device.
 double GradientNorm(std::span<const Tensor> gradients);

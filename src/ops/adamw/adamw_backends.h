@@ -21,14 +21,25 @@ inline AdamWOptions OptionsOf(const AdamWOptions& options, const AdamWTensors& t
   return own;
 }
 
+// Where AdamWScalars puts what.
+struct AdamWScalar {
+  enum Place { kRate, kStep, kFirstCorrection, kSecondCorrection, kCount };
+};
+
 namespace cpu {
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight);
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> tensors, const Tensor& scalars,
+                  const Tensor& result);
 double GradientNorm(std::span<const Tensor> gradients);
 }  // namespace cpu
 
 namespace cuda {
 void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> tensors);
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> tensors, const Tensor& scalars,
+                  const Tensor& result);
 double GradientNorm(std::span<const Tensor> gradients);
 void SetZeroAll(std::span<const Tensor> tensors);
 }  // namespace cuda

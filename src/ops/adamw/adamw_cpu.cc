@@ -71,4 +71,27 @@ double GradientNorm(std::span<const Tensor> gradients) {
   return std::sqrt(total);
 }
 
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> tensors, const Tensor& scalars,
+                  const Tensor& result) {
+  double nats = 0;
+  for (int64_t i = 0; i < losses.elements(); ++i) {
+    nats += static_cast<double>(losses.data<float>()[i]);
+  }
+  std::vector<Tensor> gradients;
+  gradients.reserve(tensors.size());
+  for (const AdamWTensors& t : tensors) gradients.push_back(t.gradient);
+  const double norm = cpu::GradientNorm(gradients);
+  result.data<double>()[0] = nats;
+  result.data<double>()[1] = norm;
+  if (!std::isfinite(nats) || !std::isfinite(norm)) return;
+  AdamWOptions step = options;
+  step.lr = scalars.data<double>()[AdamWScalar::kRate];
+  step.step = static_cast<int64_t>(scalars.data<double>()[AdamWScalar::kStep]);
+  step.gradient_scale = clip > 0 && norm > clip ? clip / norm : 1;
+  for (const AdamWTensors& t : tensors) {
+    cpu::AdamW(OptionsOf(step, t), t.gradient, t.weight, t.m, t.v, t.compute_weight);
+  }
+}
+
 }  // namespace adder::cpu

@@ -23,10 +23,7 @@ FloatSpansArguments Arguments(std::span<const Tensor> tensors,
   return {tensors.front().device().index, spans.data(), static_cast<int64_t>(spans.size())};
 }
 
-}  // namespace
-
-void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> all) {
-  if (all.empty()) return;
+std::vector<AdamWTensor> TensorsOf(std::span<const AdamWTensors> all) {
   std::vector<AdamWTensor> tensors;
   tensors.reserve(all.size());
   for (const AdamWTensors& t : all) {
@@ -42,20 +39,49 @@ void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> all) {
     tensor.compute_dtype = t.compute_weight ? t.compute_weight.dtype() : DType::kBF16;
     tensors.push_back(tensor);
   }
+  return tensors;
+}
+
+AdamWArguments Arguments(Device device, const AdamWOptions& options,
+                         const std::vector<AdamWTensor>& tensors) {
+  return {.device = device.index,
+          .tensors = tensors.data(),
+          .count = static_cast<int64_t>(tensors.size()),
+          .beta1 = static_cast<float>(options.beta1),
+          .one_minus_beta1 = static_cast<float>(1 - options.beta1),
+          .beta2 = static_cast<float>(options.beta2),
+          .one_minus_beta2 = static_cast<float>(1 - options.beta2),
+          .eps = static_cast<float>(options.eps)};
+}
+
+}  // namespace
+
+void AdamWAll(const AdamWOptions& options, std::span<const AdamWTensors> all) {
+  if (all.empty()) return;
+  const std::vector<AdamWTensor> tensors = TensorsOf(all);
   const auto step = static_cast<double>(options.step);
   GetModule().operators().adamw(
-      {.device = all.front().weight.device().index,
-       .tensors = tensors.data(),
-       .count = static_cast<int64_t>(tensors.size()),
-       .lr = options.lr,
+      Arguments(all.front().weight.device(), options, tensors),
+      {.lr = options.lr,
        .first_correction = 1 / (1 - std::pow(options.beta1, step)),
-       .gradient_scale = static_cast<float>(options.gradient_scale),
-       .beta1 = static_cast<float>(options.beta1),
-       .one_minus_beta1 = static_cast<float>(1 - options.beta1),
-       .beta2 = static_cast<float>(options.beta2),
-       .one_minus_beta2 = static_cast<float>(1 - options.beta2),
        .second_correction = static_cast<float>(1 / (1 - std::pow(options.beta2, step))),
-       .eps = static_cast<float>(options.eps)});
+       .gradient_scale = static_cast<float>(options.gradient_scale),
+       .applied = true});
+}
+
+void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses,
+                  std::span<const AdamWTensors> all, const Tensor& scalars, const Tensor& result) {
+  const std::vector<AdamWTensor> tensors = TensorsOf(all);
+  const double* const values = scalars.data<double>();
+  GetModule().operators().clipped_adamw(
+      {.adamw = Arguments(losses.device(), options, tensors),
+       .clip = clip,
+       .losses = losses.data<float>(),
+       .rows = losses.elements(),
+       .lr = values + AdamWScalar::kRate,
+       .first_correction = values + AdamWScalar::kFirstCorrection,
+       .second_correction = values + AdamWScalar::kSecondCorrection,
+       .result = result.data<double>()});
 }
 
 double GradientNorm(std::span<const Tensor> gradients) {

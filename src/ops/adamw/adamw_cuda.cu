@@ -84,14 +84,22 @@ __device__ void ForEachOfPiece(int64_t begin, int64_t end, bool vectors, const V
 
 constexpr float kMostGradient = 0x1p63f;
 
-__global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArguments a, Pieced<AdamWTensor> all) {
+// The step's scalars: given, or on the device where a kernel before this one left them.
+__device__ const AdamWStep& Scalars(const AdamWStep& given) { return given; }
+__device__ const AdamWStep& Scalars(const AdamWStep* left) { return *left; }
+
+template <class Step>
+__global__ void __launch_bounds__(kThreads)
+    AdamWKernel(AdamWArguments a, Step scalars, Pieced<AdamWTensor> all) {
+  const AdamWStep step = Scalars(scalars);
+  if (!step.applied) return;
   for (int64_t piece = blockIdx.x; piece < all.pieces; piece += gridDim.x) {
     const AdamWTensor t = all.TensorOf(piece);
     const int64_t begin = (piece - t.first_piece) * kPiece;
     const int64_t end = begin + kPiece < t.elements ? begin + kPiece : t.elements;
-    const double lr = a.lr * t.lr_scale;
+    const double lr = step.lr * t.lr_scale;
     const auto decay = static_cast<float>(lr * t.weight_decay);
-    const auto rate = static_cast<float>(lr * a.first_correction);
+    const auto rate = static_cast<float>(lr * step.first_correction);
     const bool vectors = Aligned(t.gradient, 16) && Aligned(t.weight, 16) && Aligned(t.m, 16) &&
                          Aligned(t.v, 16) && Aligned(t.compute_weight, 8);
     ForEachOfPiece(begin, end, vectors, [&](int64_t i, auto count) {
@@ -103,14 +111,14 @@ __global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArguments a, Pieced
       Load<kCount>(t.v + i, v);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
-        float scaled = g[k] * a.gradient_scale;
+        float scaled = g[k] * step.gradient_scale;
         // A finite gradient's square stays finite; NaN and infinity go through.
         if (fabsf(scaled) < INFINITY) {
           scaled = fmaxf(-kMostGradient, fminf(kMostGradient, scaled));
         }
         m[k] = fmaf(a.beta1, m[k], a.one_minus_beta1 * scaled);
         v[k] = fmaf(a.beta2, v[k], a.one_minus_beta2 * scaled * scaled);
-        const float update = rate * m[k] / (sqrtf(v[k] * a.second_correction) + a.eps);
+        const float update = rate * m[k] / (sqrtf(v[k] * step.second_correction) + a.eps);
         w[k] -= fmaf(decay, w[k], update);
       }
       Store<kCount>(m, t.m + i);
@@ -126,18 +134,22 @@ __global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArguments a, Pieced
   }
 }
 
+__device__ const float* Summed(const FloatSpan& span) { return span.data; }
+__device__ const float* Summed(const AdamWTensor& tensor) { return tensor.gradient; }
+
 // sums[piece]: of its squares. A block's threads add theirs in a fixed order.
-__global__ void __launch_bounds__(kThreads)
-    SumOfSquaresKernel(Pieced<FloatSpan> all, double* sums) {
+template <class Each>
+__global__ void __launch_bounds__(kThreads) SumOfSquaresKernel(Pieced<Each> all, double* sums) {
   for (int64_t piece = blockIdx.x; piece < all.pieces; piece += gridDim.x) {
-    const FloatSpan t = all.TensorOf(piece);
+    const Each t = all.TensorOf(piece);
+    const float* data = Summed(t);
     const int64_t begin = (piece - t.first_piece) * kPiece;
     const int64_t end = begin + kPiece < t.elements ? begin + kPiece : t.elements;
     double sum = 0;
-    ForEachOfPiece(begin, end, Aligned(t.data, 16), [&](int64_t i, auto count) {
+    ForEachOfPiece(begin, end, Aligned(data, 16), [&](int64_t i, auto count) {
       constexpr int kCount = decltype(count)::value;
       float values[kCount];
-      Load<kCount>(t.data + i, values);
+      Load<kCount>(data + i, values);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         sum = fma(static_cast<double>(values[k]), static_cast<double>(values[k]), sum);
@@ -148,14 +160,35 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// One block: *sum = Σ sums.
-__global__ void __launch_bounds__(kThreads)
-    AddSumsKernel(const double* sums, int64_t count, double* sum) {
+// Σ values, by all threads of the one block; thread 0 gets it.
+template <class T>
+__device__ double SumOf(const T* values, int64_t count) {
   double mine = 0;
 #pragma unroll 8
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) mine += sums[i];
-  mine = BlockSum<kThreads>(mine);
-  if (threadIdx.x == 0) *sum = mine;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) mine += static_cast<double>(values[i]);
+  return BlockSum<kThreads>(mine);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    AddSumsKernel(const double* sums, int64_t count, double* sum) {
+  const double all = SumOf(sums, count);
+  if (threadIdx.x == 0) *sum = all;
+}
+
+// One block: the result, and the step that follows from it.
+__global__ void __launch_bounds__(kThreads)
+    ClipKernel(ClippedAdamWArguments a, const double* squares, int64_t pieces, AdamWStep* step,
+               const volatile uint32_t* fault) {
+  const double nats = SumOf(a.losses, a.rows);
+  const double norm = sqrt(SumOf(squares, pieces));
+  if (threadIdx.x != 0) return;
+  a.result[0] = nats;
+  a.result[1] = norm;
+  step->lr = *a.lr;
+  step->first_correction = *a.first_correction;
+  step->second_correction = static_cast<float>(*a.second_correction);
+  step->gradient_scale = a.clip > 0 && norm > a.clip ? static_cast<float>(a.clip / norm) : 1.0f;
+  step->applied = isfinite(nats) && isfinite(norm) && *fault == 0;
 }
 
 __global__ void __launch_bounds__(kThreads) SetZeroKernel(Pieced<FloatSpan> all) {
@@ -173,13 +206,35 @@ __global__ void __launch_bounds__(kThreads) SetZeroKernel(Pieced<FloatSpan> all)
 
 }  // namespace
 
-void AdamW(const AdamWArguments& a) {
+void AdamW(const AdamWArguments& a, const AdamWStep& step) {
   const ProfilerRange range("adamw");
   Context& context = ContextOf(a.device);
   const auto all = CutIntoPieces(context, a.tensors, a.count);
   if (all.pieces == 0) return;
-  AdamWKernel<<<BlocksFor(context, all.pieces), kThreads, 0, context.stream()>>>(a, all);
+  AdamWKernel<AdamWStep>
+      <<<BlocksFor(context, all.pieces), kThreads, 0, context.stream()>>>(a, step, all);
   CheckLaunch("adamw");
+}
+
+void ClippedAdamW(const ClippedAdamWArguments& a) {
+  const ProfilerRange range("clipped adamw");
+  Context& context = ContextOf(a.adamw.device);
+  const auto all = CutIntoPieces(context, a.adamw.tensors, a.adamw.count);
+  const Scratch squares(context, all.pieces * static_cast<int64_t>(sizeof(double)));
+  const Scratch step(context, sizeof(AdamWStep));
+  // All faults of a device are raised in one word.
+  const volatile uint32_t* fault = context.faults().Of("adamw: no step to take").word;
+  const unsigned blocks = BlocksFor(context, all.pieces);
+  if (blocks > 0) {
+    SumOfSquaresKernel<<<blocks, kThreads, 0, context.stream()>>>(all, squares.data<double>());
+  }
+  ClipKernel<<<1, kThreads, 0, context.stream()>>>(a, squares.data<double>(), all.pieces,
+                                                   step.data<AdamWStep>(), fault);
+  if (blocks > 0) {
+    AdamWKernel<const AdamWStep*>
+        <<<blocks, kThreads, 0, context.stream()>>>(a.adamw, step.data<AdamWStep>(), all);
+  }
+  CheckLaunch("clipped adamw");
 }
 
 double SumOfSquares(const FloatSpansArguments& a) {

@@ -19,18 +19,34 @@ struct AdamWTensor {
   DType compute_dtype;
 };
 
-// The step's scalars, worked out in double; adamw_kernel.h has the equations.
+// What differs from step to step, worked out in double; adamw_kernel.h has the equations.
+struct AdamWStep {
+  double lr;
+  double first_correction;  // 1 / (1 - beta1^step)
+  float second_correction;  // 1 / (1 - beta2^step)
+  float gradient_scale;
+  bool applied;  // otherwise nothing is written
+};
+
 struct AdamWArguments {
   int device;
   const AdamWTensor* tensors;  // the host's
   int64_t count;
-  double lr;
-  double first_correction;  // 1 / (1 - beta1^step)
-  float gradient_scale;
   float beta1, one_minus_beta1;
   float beta2, one_minus_beta2;
-  float second_correction;  // 1 / (1 - beta2^step)
   float eps;
+};
+
+struct ClippedAdamWArguments {
+  AdamWArguments adamw;
+  double clip;
+  const float* losses;
+  int64_t rows;
+  // All on the device.
+  const double* lr;
+  const double* first_correction;
+  const double* second_correction;
+  double* result;  // [2]: the losses' sum, the norm
 };
 
 // A dense f32 tensor.

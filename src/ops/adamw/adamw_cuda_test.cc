@@ -81,6 +81,63 @@ TEST_F(AdamWCudaTest, MatchesTheCpuOverSteps) {
   }
 }
 
+// Scale and step worked out on the device are those that the host works out, bit for bit.
+TEST_F(AdamWCudaTest, ClippedIsNormScaleAndStep) {
+  Random random(4);
+  std::vector<AdamWTensors> all;
+  std::vector<AdamWTensors> apart;
+  std::vector<Tensor> gradients;
+  for (const AdamWTensors& t : RandomTensors(random)) {
+    all.push_back(OnCudaAll(t));
+    apart.push_back(OnCudaAll(t));
+    gradients.push_back(apart.back().gradient);
+  }
+  const auto expect_same = [&] {
+    for (size_t i = 0; i < all.size(); ++i) {
+      SCOPED_TRACE(all[i].weight.ToString());
+      EXPECT_TRUE(SameBits(OnCpu(all[i].weight), OnCpu(apart[i].weight)));
+      EXPECT_TRUE(SameBits(OnCpu(all[i].m), OnCpu(apart[i].m)));
+      EXPECT_TRUE(SameBits(OnCpu(all[i].v), OnCpu(apart[i].v)));
+      if (!all[i].compute_weight) continue;
+      EXPECT_TRUE(SameBits(OnCpu(all[i].compute_weight), OnCpu(apart[i].compute_weight)));
+    }
+  };
+  const double norm = GradientNorm(gradients);
+  const Tensor losses = RandomNormal(random, {70001}, 3, 1).To(DType::kF32);
+  double nats = 0;
+  for (int64_t i = 0; i < losses.elements(); ++i) {
+    nats += static_cast<double>(losses.data<float>()[i]);
+  }
+  const Tensor cuda_result = Tensor::Zeros({2}, DType::kF64, kCuda);
+  AdamWOptions options;
+  options.lr = 1e-2;
+  for (const double clip : {0.0, 0.3 * norm, 2 * norm}) {
+    options.gradient_scale = clip > 0 && clip < norm ? clip / norm : 1;
+    AdamWAll(options, apart);
+    ClippedAdamW({}, clip, OnCuda(losses), all, OnCuda(AdamWScalars(options)), cuda_result);
+    const Tensor result = OnCpu(cuda_result);
+    EXPECT_NEAR(result.data<double>()[0] / nats, 1, 1e-12);
+    EXPECT_EQ(result.data<double>()[1], norm);
+    expect_same();
+    ++options.step;
+  }
+  const Tensor scalars = OnCuda(AdamWScalars(options));
+  losses.data<float>()[70000] = std::numeric_limits<float>::infinity();
+  ClippedAdamW({}, 1, OnCuda(losses), all, scalars, cuda_result);
+  EXPECT_TRUE(std::isinf(OnCpu(cuda_result).data<double>()[0]));
+  expect_same();
+  losses.data<float>()[70000] = 0;
+  const Tensor broken = OnCpu(all[3].gradient);
+  broken.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+  all[3].gradient.CopyFrom(broken);
+  ClippedAdamW({}, 1, OnCuda(losses), all, scalars, cuda_result);
+  EXPECT_TRUE(std::isnan(OnCpu(cuda_result).data<double>()[1]));
+  expect_same();
+  // Nothing to train.
+  ClippedAdamW({}, 1, OnCuda(losses), {}, scalars, cuda_result);
+  EXPECT_EQ(OnCpu(cuda_result).data<double>()[1], 0);
+}
+
 TEST_F(AdamWCudaTest, TakesTensorsThatAreNotAligned) {
   Random random(2);
   const auto shifted = [&] {

@@ -247,6 +247,69 @@ TEST(AdamWCpu, AllAtOnceIsOneByOne) {
   EXPECT_THAT(ErrorOf([&] { AdamWAll(options, all); }), HasSubstr("adamw: m is not given"));
 }
 
+// What follows from the step's numbers in one call is what follows from them in three.
+TEST(ClippedAdamW, IsNormScaleAndStep) {
+  Random random(8);
+  const auto all = [&] {
+    std::vector<AdamWTensors> tensors;
+    for (const int64_t elements : {0, 5, 1000}) {
+      const Trained t = Fresh(RandomNormal(random, {elements}).To(DType::kF32), DType::kF32,
+                              elements != 5, DType::kBF16);
+      tensors.push_back({RandomNormal(random, {elements}).To(DType::kF32), t.weight, t.m, t.v,
+                         t.compute_weight, elements == 5 ? 0.5 : 2.0, 0.1});
+    }
+    return tensors;
+  }();
+  std::vector<AdamWTensors> apart;
+  for (AdamWTensors t : all) {
+    t.weight = t.weight.Clone();
+    t.m = t.m.Clone();
+    t.v = t.v.Clone();
+    if (t.compute_weight) t.compute_weight = t.compute_weight.Clone();
+    apart.push_back(t);
+  }
+  const auto expect_same = [&] {
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_TRUE(SameBits(all[i].weight, apart[i].weight));
+      EXPECT_TRUE(SameBits(all[i].m, apart[i].m));
+      EXPECT_TRUE(SameBits(all[i].v, apart[i].v));
+    }
+  };
+  std::vector<Tensor> gradients;
+  for (const AdamWTensors& t : all) gradients.push_back(t.gradient);
+  const double norm = GradientNorm(gradients);
+  const float values[] = {1, 2, 4};
+  const Tensor losses = Tensor::From({3}, std::span<const float>(values));
+  const Tensor result = Tensor::Empty({2}, DType::kF64);
+  AdamWOptions options;
+  options.lr = 1e-2;
+  for (const double clip : {0.0, 0.5 * norm, 2 * norm}) {
+    options.gradient_scale = clip > 0 && clip < norm ? clip / norm : 1;
+    AdamWAll(options, apart);
+    // The scalars count, and not the options of the call.
+    ClippedAdamW({}, clip, losses, all, AdamWScalars(options), result);
+    EXPECT_EQ(result.data<double>()[0], 7);
+    EXPECT_EQ(result.data<double>()[1], norm);
+    expect_same();
+    ++options.step;
+  }
+  losses.data<float>()[1] = std::numeric_limits<float>::infinity();
+  ClippedAdamW({}, 1, losses, all, AdamWScalars(options), result);
+  EXPECT_TRUE(std::isinf(result.data<double>()[0]));
+  expect_same();
+  losses.data<float>()[1] = 0;
+  gradients[2].data<float>()[7] = std::numeric_limits<float>::quiet_NaN();
+  ClippedAdamW({}, 1, losses, all, AdamWScalars(options), result);
+  EXPECT_TRUE(std::isnan(result.data<double>()[1]));
+  expect_same();
+  options.lr = -1;
+  EXPECT_THAT(ErrorOf([&] { AdamWScalars(options); }), HasSubstr("lr is -1"));
+  EXPECT_THAT(ErrorOf([&] { ClippedAdamW({}, -1, losses, all, result, result); }),
+              HasSubstr("clip is -1"));
+  EXPECT_THAT(ErrorOf([&] { ClippedAdamW({}, 1, losses, all, result, result); }),
+              HasSubstr("scalars is f64 [2], expected f64 [4]"));
+}
+
 TEST(SetZeroAll, ClearsAll) {
   Random random(7);
   std::vector<Tensor> tensors;
