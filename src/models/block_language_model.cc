@@ -8,6 +8,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/core/device_memory.h"
@@ -17,6 +18,7 @@
 #include "adder/models/mamba2_block.h"
 #include "adder/models/mamba_block.h"
 #include "adder/models/mlp_block.h"
+#include "adder/ops/adamw/adamw.h"
 #include "adder/ops/elementwise/elementwise.h"
 #include "adder/ops/linear/linear.h"
 
@@ -117,24 +119,32 @@ void BlockLanguageModel::AddBlock(int64_t layer, std::unique_ptr<Block> block) {
   blocks_.push_back({std::move(block), begin, memory_.size() - begin});
 }
 
-void BlockLanguageModel::Derive(Parameter& p) const {
-  const DType dtype = p.full_precision ? DType::kF32 : compute_dtype_;
-  if (p.name.ends_with("A_log")) {
-    p.compute = DeriveA(p.value, p.compute, device_);
-    return;
-  }
+DType BlockLanguageModel::DTypeOfCompute(const Parameter& p) const {
   // Weights that are only read are unpacked as they stream through a product (on other devices than
   // the CPU the quantized ones); what is trained, and f32 weights for a model in 16 bits, are worth
   // a copy.
   const bool unpacked = !p.full_precision && !p.grad.defined() &&
                         (device_.type == DeviceType::kCpu ? p.value.dtype() != DType::kF32
                                                           : IsQuantized(p.value.dtype()));
-  const DType wanted = unpacked ? p.value.dtype() : dtype;
+  if (unpacked) return p.value.dtype();
+  return p.full_precision ? DType::kF32 : compute_dtype_;
+}
+
+bool BlockLanguageModel::HasCopyInPlace(const Parameter& p) const {
+  return p.compute_is_copy && p.compute.dtype() == DTypeOfCompute(p) &&
+         p.compute.device() == device_ && p.value.device() == device_;
+}
+
+void BlockLanguageModel::Derive(Parameter& p) const {
+  if (p.name.ends_with("A_log")) {
+    p.compute = DeriveA(p.value, p.compute, device_);
+    return;
+  }
+  const DType wanted = DTypeOfCompute(p);
   if (p.value.dtype() == wanted && p.value.device() == device_) {
     p.compute = p.value;
     p.compute_is_copy = false;
-  } else if (p.compute_is_copy && p.compute.dtype() == wanted && p.compute.device() == device_ &&
-             p.value.device() == device_) {
+  } else if (HasCopyInPlace(p)) {
     p.compute.CopyFrom(p.value);
   } else {
     p.compute = Tensor();  // its memory may be what the new one gets
@@ -182,7 +192,17 @@ void BlockLanguageModel::ParametersChanged() {
                          Derive(parameters[static_cast<size_t>(i)]);
                      });
   } else {
-    for (Parameter& p : parameters) Derive(p);  // one after the other in the device's queue
+    // All rounded copies at once, what else there is one after the other in the device's queue.
+    std::vector<RoundedCopy> copies;
+    for (Parameter& p : parameters) {
+      if (HasCopyInPlace(p) && p.value.dtype() == DType::kF32 && p.value.contiguous() &&
+          (p.compute.dtype() == DType::kBF16 || p.compute.dtype() == DType::kF16)) {
+        copies.push_back({p.value, p.compute});
+      } else {
+        Derive(p);
+      }
+    }
+    RoundAll(copies);
   }
   fingerprint_ = 0;
 }

@@ -76,6 +76,9 @@ class BlockLanguageModel : public LanguageModel {
     size_t memory_count;
   };
 
+  DType DTypeOfCompute(const Parameter& p) const;
+  // p.compute is a copy that p.value can be written to where it is.
+  bool HasCopyInPlace(const Parameter& p) const;
   // Fills p.compute from p.value.
   void Derive(Parameter& p) const;
   void AddBlocks(int64_t layer);

@@ -22,6 +22,7 @@ void AdamW(const AdamWArguments& a, const AdamWStep& step);
 void ClippedAdamW(const ClippedAdamWArguments& a);
 double SumOfSquares(const FloatSpansArguments& a);
 void SetZero(const FloatSpansArguments& a);
+void Round(const RoundArguments& a);
 void AddTo(const AddToArguments& a);
 void AddProduct(const AddProductArguments& a);
 void NegativeExp(const NegativeExpArguments& a);
@@ -58,6 +59,7 @@ const CudaOperators kCudaOperators = {
     .clipped_adamw = cuda::ClippedAdamW,
     .sum_of_squares = cuda::SumOfSquares,
     .set_zero = cuda::SetZero,
+    .round = cuda::Round,
     .add_to = cuda::AddTo,
     .add_product = cuda::AddProduct,
     .negative_exp = cuda::NegativeExp,

@@ -42,6 +42,7 @@ struct CudaOperators {
   void (*clipped_adamw)(const cuda::ClippedAdamWArguments&);
   double (*sum_of_squares)(const cuda::FloatSpansArguments&);
   void (*set_zero)(const cuda::FloatSpansArguments&);
+  void (*round)(const cuda::RoundArguments&);
   void (*add_to)(const cuda::AddToArguments&);
   void (*add_product)(const cuda::AddProductArguments&);
   void (*negative_exp)(const cuda::NegativeExpArguments&);

@@ -17,6 +17,7 @@ constexpr const char* kOp = "adamw";
 constexpr const char* kClippedOp = "clipped adamw";
 constexpr const char* kNormOp = "gradient norm";
 constexpr const char* kZeroOp = "set zero";
+constexpr const char* kRoundOp = "rounded copy";
 
 void CheckOptions(const ArgumentCheck& check, const AdamWOptions& options) {
   const auto finite_from_zero = [&](double value, const char* name) {
@@ -153,6 +154,21 @@ void SetZeroAll(std::span<const Tensor> tensors) {
     return cuda::SetZeroAll(tensors);
   }
   for (const Tensor& tensor : tensors) tensor.SetZero();
+}
+
+void RoundAll(std::span<const RoundedCopy> copies) {
+  for (const auto& [from, to] : copies) {
+    const ArgumentCheck check(kRoundOp, copies.front().from.device());
+    check.Rank(from, "from", from.rank());  // given
+    check.Dense(from, "from", {DType::kF32}, from.shape());
+    check.Rank(to, "to", to.rank());
+    check.Dense(to, "to", {DType::kBF16, DType::kF16}, from.shape());
+    check.Apart(to, "to", from, "from");
+  }
+  if (!copies.empty() && copies.front().from.device().type == DeviceType::kCuda) {
+    return cuda::RoundAll(copies);
+  }
+  for (const auto& [from, to] : copies) to.CopyFrom(from);
 }
 
 }  // namespace adder

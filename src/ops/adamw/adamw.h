@@ -67,6 +67,13 @@ double GradientNorm(std::span<const Tensor> gradients);
 // Zero to all elements of all tensors: dense, f32, on one device. What clears gradients.
 void SetZeroAll(std::span<const Tensor> tensors);
 
+// Each `to` becomes its `from`, rounded to nearest even: dense tensors of one shape, f32 and bf16
+// or f16, all on one device. What refreshes the weights that are computed with.
+struct RoundedCopy {
+  Tensor from, to;
+};
+void RoundAll(std::span<const RoundedCopy> copies);
+
 namespace reference {
 void AdamW(const AdamWOptions& options, const Tensor& gradient, const Tensor& weight,
            const Tensor& m, const Tensor& v, const Tensor& compute_weight);

@@ -42,6 +42,7 @@ void ClippedAdamW(const AdamWOptions& options, double clip, const Tensor& losses
                   const Tensor& result);
 double GradientNorm(std::span<const Tensor> gradients);
 void SetZeroAll(std::span<const Tensor> tensors);
+void RoundAll(std::span<const RoundedCopy> copies);
 }  // namespace cuda
 
 }  // namespace adder

@@ -96,4 +96,20 @@ void SetZeroAll(std::span<const Tensor> tensors) {
   GetModule().operators().set_zero(Arguments(tensors, spans));
 }
 
+void RoundAll(std::span<const RoundedCopy> copies) {
+  if (copies.empty()) return;
+  std::vector<RoundedSpan> spans;
+  spans.reserve(copies.size());
+  for (const auto& [from, to] : copies) {
+    RoundedSpan span = {};  // its padding, too: the module compares tables byte by byte
+    span.from = from.data<float>();
+    span.to = to.raw();
+    span.elements = from.elements();
+    span.dtype = to.dtype();
+    spans.push_back(span);
+  }
+  GetModule().operators().round(
+      {copies.front().from.device().index, spans.data(), static_cast<int64_t>(spans.size())});
+}
+
 }  // namespace adder::cuda

@@ -204,6 +204,24 @@ __global__ void __launch_bounds__(kThreads) SetZeroKernel(Pieced<FloatSpan> all)
   }
 }
 
+__global__ void __launch_bounds__(kThreads) RoundKernel(Pieced<RoundedSpan> all) {
+  for (int64_t piece = blockIdx.x; piece < all.pieces; piece += gridDim.x) {
+    const RoundedSpan t = all.TensorOf(piece);
+    const int64_t begin = (piece - t.first_piece) * kPiece;
+    const int64_t end = begin + kPiece < t.elements ? begin + kPiece : t.elements;
+    ForEachOfPiece(begin, end, Aligned(t.from, 16) && Aligned(t.to, 8), [&](int64_t i, auto count) {
+      constexpr int kCount = decltype(count)::value;
+      float values[kCount];
+      Load<kCount>(t.from + i, values);
+      if (t.dtype == DType::kF16) {
+        Store<kCount>(values, static_cast<__half*>(t.to) + i);
+      } else {
+        Store<kCount>(values, static_cast<__nv_bfloat16*>(t.to) + i);
+      }
+    });
+  }
+}
+
 }  // namespace
 
 void AdamW(const AdamWArguments& a, const AdamWStep& step) {
@@ -260,6 +278,15 @@ void SetZero(const FloatSpansArguments& a) {
   if (all.pieces == 0) return;
   SetZeroKernel<<<BlocksFor(context, all.pieces), kThreads, 0, context.stream()>>>(all);
   CheckLaunch("set zero");
+}
+
+void Round(const RoundArguments& a) {
+  const ProfilerRange range("rounded copy");
+  Context& context = ContextOf(a.device);
+  const auto all = CutIntoPieces(context, a.spans, a.count);
+  if (all.pieces == 0) return;
+  RoundKernel<<<BlocksFor(context, all.pieces), kThreads, 0, context.stream()>>>(all);
+  CheckLaunch("rounded copy");
 }
 
 }  // namespace adder::cuda

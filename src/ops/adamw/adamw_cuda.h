@@ -62,4 +62,19 @@ struct FloatSpansArguments {
   int64_t count;
 };
 
+// A dense f32 tensor and its rounded copy.
+struct RoundedSpan {
+  const float* from;
+  void* to;
+  int64_t elements;
+  int64_t first_piece;  // set by the module
+  DType dtype;          // of `to`: bf16 or f16
+};
+
+struct RoundArguments {
+  int device;
+  const RoundedSpan* spans;  // the host's
+  int64_t count;
+};
+
 }  // namespace adder::cuda

@@ -203,6 +203,22 @@ TEST_F(AdamWCudaTest, GradientNormMatchesTheCpu) {
   EXPECT_TRUE(SameBits(OnCpu(cuda_gradients.back()), Tensor::Zeros({7}, DType::kF32)));
 }
 
+TEST_F(AdamWCudaTest, RoundsAllCopies) {
+  Random random(4);
+  std::vector<RoundedCopy> copies;
+  std::vector<Tensor> expected;
+  for (const Shape& shape : kShapes) {
+    const DType dtype = copies.size() % 2 == 0 ? DType::kBF16 : DType::kF16;
+    const Tensor from = RandomNormal(random, shape).To(DType::kF32);
+    expected.push_back(from.To(dtype));
+    copies.push_back({OnCuda(from), Tensor::Zeros(shape, dtype, kCuda)});
+  }
+  RoundAll(copies);
+  for (size_t i = 0; i < copies.size(); ++i) {
+    EXPECT_TRUE(SameBits(OnCpu(copies[i].to), expected[i])) << i;
+  }
+}
+
 // Gradients past 2^31 elements.
 TEST_F(AdamWCudaTest, IndexesInSixtyFourBits) {
   test::WithLargeMemory([] {

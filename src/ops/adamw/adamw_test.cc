@@ -324,6 +324,20 @@ TEST(SetZeroAll, ClearsAll) {
   EXPECT_THAT(ErrorOf([&] { SetZeroAll(tensors); }), HasSubstr("set zero: a tensor is f16 [2]"));
 }
 
+TEST(RoundAll, CopiesAllRounded) {
+  Random random(8);
+  std::vector<RoundedCopy> copies;
+  for (const int64_t elements : {0, 5, 1000}) {
+    const Tensor from = RandomNormal(random, {elements}).To(DType::kF32);
+    const DType dtype = elements == 5 ? DType::kF16 : DType::kBF16;
+    copies.push_back({from, Tensor::Zeros({elements}, dtype)});
+  }
+  RoundAll(copies);
+  for (const auto& [from, to] : copies) EXPECT_TRUE(SameBits(to, from.To(to.dtype())));
+  copies.push_back({Tensor::Zeros({2}, DType::kF32), Tensor::Zeros({2}, DType::kF32)});
+  EXPECT_THAT(ErrorOf([&] { RoundAll(copies); }), HasSubstr("rounded copy: to is f32 [2]"));
+}
+
 TEST(GradientNorm, AgreesWithTheReferenceAndAcrossInstructionSets) {
   Random random(5);
   std::vector<Tensor> fast;

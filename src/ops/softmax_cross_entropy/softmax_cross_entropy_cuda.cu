@@ -113,31 +113,17 @@ template <class T, int kThreads>
 __global__ void __launch_bounds__(kThreads) RowKernel(LogitRows rows, Fault fault) {
   const int64_t row = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x);
-  const int pieces = (rows.vocab + 3) / 4;  // the last one may be part of one
-  const int target = TargetOf(rows.targets[row], rows.vocab, fault);
+  const int pieces = rows.vocab / 4;
+  const int tail = rows.vocab % 4;  // logits past the last piece, which the last thread takes
   float* const logits = rows.data + row * rows.stride;
   T* const gradients = reinterpret_cast<T*>(logits);
-  if (target < 0) {
-    if (rows.loss != nullptr && lane == 0) rows.loss[row] = 0;
-    if (rows.d_loss == nullptr) return;
-    const float zeros[4] = {};
-    for (int piece = lane; piece < pieces; piece += kThreads)
-      Store<4>(zeros, gradients + 4 * piece);
-    return;
-  }
-  const float at_target = logits[target];
 
-  // What lies past the vocabulary counts as -infinity.
+  // A piece that there is not counts as -infinity. Nothing waits for what is loaded before all is
+  // on its way.
   const auto load = [&](int piece, float(&to)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i] = -INFINITY;
-    if (piece >= pieces) return;
-    Load<4>(logits + 4 * piece, to);
-    if (4 * piece + 4 <= rows.vocab) return;
-#pragma unroll
-    for (int i = 1; i < 4; ++i) {
-      if (4 * piece + i >= rows.vocab) to[i] = -INFINITY;
-    }
+    if (piece < pieces) Load<4>(logits + 4 * piece, to);
   };
   const auto load_chunk = [&](int first, float(&to)[kChunk][4]) {
 #pragma unroll
@@ -146,7 +132,27 @@ __global__ void __launch_bounds__(kThreads) RowKernel(LogitRows rows, Fault faul
   float kept[kKept][4];
 #pragma unroll
   for (int k = 0; k < kKept; ++k) load(k * kThreads + lane, kept[k]);
+  float tail_logits[1][4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    tail_logits[0][i] = -INFINITY;
+    if (i < tail && lane == kThreads - 1) tail_logits[0][i] = logits[4 * pieces + i];
+  }
+  const int target = TargetOf(rows.targets[row], rows.vocab, fault);
+  if (target < 0) {
+    if (rows.loss != nullptr && lane == 0) rows.loss[row] = 0;
+    if (rows.d_loss == nullptr) return;
+    const float zeros[4] = {};
+    for (int piece = lane; piece < pieces; piece += kThreads) {
+      Store<4>(zeros, gradients + 4 * piece);
+    }
+    if (lane < tail) gradients[4 * pieces + lane] = FromFloat<T>(0);
+    return;
+  }
+  const float at_target = logits[target];
+
   SumOfExponentials own = Merge(SumOfExponentials(), kept);
+  if (tail > 0) own = Merge(own, tail_logits);
   for (int first = kKept * kThreads; first < pieces; first += kChunk * kThreads) {
     float chunk[kChunk][4];
     load_chunk(first, chunk);
@@ -159,18 +165,20 @@ __global__ void __launch_bounds__(kThreads) RowKernel(LogitRows rows, Fault faul
 
   const float weight = rows.d_loss[row];
   const float scale = weight / all.sum;
+  const auto gradients_of = [&](int piece, const float(&from)[4], float(&to)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = Exponential(from[i] - all.maximum) * scale;
+    if (piece != target / 4) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i == target % 4) to[i] -= weight;
+    }
+  };
   const auto store = [&](int piece, const float(&from)[4]) {
     if (piece >= pieces) return;
-    float gradient[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) gradient[i] = Exponential(from[i] - all.maximum) * scale;
-    if (piece == target / 4) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (i == target % 4) gradient[i] -= weight;
-      }
-    }
-    Store<4>(gradient, gradients + 4 * piece);
+    float to[4];
+    gradients_of(piece, from, to);
+    Store<4>(to, gradients + 4 * piece);
   };
   // Pieces of gradients lie where logits of that place or before lay: those kept are in registers,
   // a chunk's are read by all before one is stored.
@@ -182,6 +190,13 @@ __global__ void __launch_bounds__(kThreads) RowKernel(LogitRows rows, Fault faul
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kChunk; ++k) store(first + k * kThreads + lane, chunk[k]);
+  }
+  if (tail == 0 || lane != kThreads - 1) return;
+  float to[4];
+  gradients_of(pieces, tail_logits[0], to);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    if (i < tail) gradients[4 * pieces + i] = FromFloat<T>(to[i]);
   }
 }
 
