@@ -128,6 +128,9 @@ TEST_F(LinearCudaTest, ReadsQuantizedWeightsForFewRows) {
       if (W == DType::kQ8_0 || W == DType::kQ4_0) {
         ExpectAsOnCpu(random, {.rows = 1, .N = 70, .K = 96, .x = x, .W = W});
         ExpectAsOnCpu(random, {.rows = 3, .N = 4100, .K = 128, .x = x, .W = W});
+        ExpectAsOnCpu(random, {.rows = 1, .N = 9001, .K = 160, .x = x, .W = W, .bias = true});
+        ExpectAsOnCpu(random, {.rows = 2, .N = 5, .K = 32, .x = x, .W = W});
+        ExpectAsOnCpu(random, {.rows = 4, .N = 601, .K = 1568, .x = x, .W = W});
       }
     }
   }

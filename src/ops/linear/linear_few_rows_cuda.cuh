@@ -11,7 +11,7 @@ namespace adder::cuda {
 bool TakesFewRows(const LinearArguments& a);
 void LinearFewRows(Context& context, const LinearArguments& a);
 
-// The same for W of q8_0, q4_0 or q4_k.
+// The same for quantized W, rows of any length.
 bool TakesQuantizedRows(const LinearArguments& a);
 void LinearQuantizedRows(Context& context, const LinearArguments& a);
 

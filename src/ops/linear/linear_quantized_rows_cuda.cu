@@ -1,11 +1,14 @@
 // linear of few rows and quantized weights on CUDA: memory-bound by W. A warp takes a row of W
 // after the other and copies it to shared memory in chunks of 1024 elements, several chunks ahead:
 // blocks of 18 or 34 bytes lie across the pieces that memory is read by, and only from shared
-// memory can each lane fetch its own. A lane multiplies 32 elements of the chunk with those of x,
-// which the block keeps as f32, four by four and block by block, so that lanes find different
-// banks.
+// memory can each lane fetch its own. Several short rows make a chunk; the chunks of a long row are
+// shared by the warps of a block where rows are few. A lane multiplies 32 elements of the chunk
+// with those of x, which the block keeps as f32, four by four and block by block, so that lanes
+// find different banks.
 #include <algorithm>
+#include <bit>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/quantized.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/ops/linear/linear_few_rows_cuda.cuh"
@@ -15,14 +18,16 @@ namespace {
 
 constexpr int kWarps = 8;  // of a block
 constexpr int kThreads = 32 * kWarps;
-constexpr int kStages = 4;
+constexpr int kBlocks = 2;           // of a multiprocessor
 constexpr int kBlock = 32;           // elements of x and W that a lane multiplies
 constexpr int kChunk = 32 * kBlock;  // of a warp
+constexpr int kPiece = 16;           // bytes that are copied at once
 constexpr int64_t kMostRows = 4;     // of x
 constexpr int64_t kMostShared = 200 << 10;
+constexpr uint32_t kPrefetched = 8 << 10;      // bytes of W for each warp
+constexpr int64_t kLittle = int64_t{4} << 20;  // bytes of W that the next kernels need not wait for
 
-// ---- The 32 elements of a lane: Σ w · x, where x(i) are four neighbours of x
-// ----------------------
+// ---- The 32 elements of a lane: Σ w · x, where x(r, i) are four neighbours of x's row r ---------
 
 // Bytes of a word as f32, less `zero`, by numbers whose last bits are the byte.
 __device__ inline float4 BytesLess(uint32_t word, float zero) {
@@ -37,11 +42,23 @@ __device__ inline float Dot(const float4& a, const float4& b, float sum) {
 }
 __device__ inline float HalfOf(uint32_t bits) { return __half2float(__ushort_as_half(bits)); }
 
-// The scale and the kWords words after it of block `lane`, of 2 + 4 · kWords bytes, which begins at
-// an even address.
+// kWords words from an even address on.
 template <int kWords>
-__device__ inline float ScaleAndWords(const std::byte* chunk, int lane, uint32_t (&words)[kWords]) {
-  const auto begin = reinterpret_cast<uintptr_t>(chunk + (2 + 4 * kWords) * lane);
+__device__ inline void LoadWords(const std::byte* from, uint32_t (&words)[kWords]) {
+  const auto begin = reinterpret_cast<uintptr_t>(from);
+  const auto* aligned = reinterpret_cast<const uint32_t*>(begin & ~uintptr_t{3});
+  const uint32_t shift = begin % 4 * 8;  // 0 or 16
+  uint32_t raw[kWords + 1];
+#pragma unroll
+  for (int i = 0; i <= kWords; ++i) raw[i] = aligned[i];
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = __funnelshift_r(raw[i], raw[i + 1], shift);
+}
+// The scale and the words after it of block `index`, of 2 + 4 · kWords bytes.
+template <int kWords>
+__device__ inline float ScaleAndWords(const std::byte* chunk, int index,
+                                      uint32_t (&words)[kWords]) {
+  const auto begin = reinterpret_cast<uintptr_t>(chunk + (2 + 4 * kWords) * index);
   const bool aligned = begin % 4 == 0;
   const auto* from = reinterpret_cast<const uint32_t*>(begin & ~uintptr_t{3});
   uint32_t raw[kWords + 1];
@@ -55,10 +72,10 @@ __device__ inline float ScaleAndWords(const std::byte* chunk, int lane, uint32_t
 }
 
 template <int kRows, class X>
-__device__ void AddProducts(const BlockQ8_0*, const std::byte* chunk, int lane, const X& x,
+__device__ void AddProducts(const BlockQ8_0*, const std::byte* chunk, int index, const X& x,
                             float (&sums)[kRows]) {
   uint32_t words[8];
-  const float d = ScaleAndWords(chunk, lane, words);
+  const float d = ScaleAndWords(chunk, index, words);
   float own[kRows] = {};
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -71,10 +88,10 @@ __device__ void AddProducts(const BlockQ8_0*, const std::byte* chunk, int lane, 
 }
 
 template <int kRows, class X>
-__device__ void AddProducts(const BlockQ4_0*, const std::byte* chunk, int lane, const X& x,
+__device__ void AddProducts(const BlockQ4_0*, const std::byte* chunk, int index, const X& x,
                             float (&sums)[kRows]) {
   uint32_t words[4];
-  const float d = ScaleAndWords(chunk, lane, words);
+  const float d = ScaleAndWords(chunk, index, words);
   float own[kRows] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -88,10 +105,10 @@ __device__ void AddProducts(const BlockQ4_0*, const std::byte* chunk, int lane, 
 }
 
 template <int kRows, class X>
-__device__ void AddProducts(const BlockQ4_K*, const std::byte* chunk, int lane, const X& x,
+__device__ void AddProducts(const BlockQ4_K*, const std::byte* chunk, int index, const X& x,
                             float (&sums)[kRows]) {
-  const auto* block = reinterpret_cast<const BlockQ4_K*>(chunk) + lane / 8;
-  const int sub = lane % 8;
+  const auto* block = reinterpret_cast<const BlockQ4_K*>(chunk) + index / 8;
+  const int sub = index % 8;
   const uint8_t* packed = block->scales;
   const int s = sub < 4 ? packed[sub] & 63 : (packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4;
   const int m = sub < 4 ? packed[sub + 4] & 63 : packed[sub + 4] >> 4 | (packed[sub] >> 6) << 4;
@@ -116,99 +133,213 @@ __device__ void AddProducts(const BlockQ4_K*, const std::byte* chunk, int lane, 
   for (int r = 0; r < kRows; ++r) sums[r] = fmaf(scale, own[r], fmaf(-min, of_x[r], sums[r]));
 }
 
+template <int kRows, class X>
+__device__ void AddProducts(const BlockQ6_K*, const std::byte* chunk, int index, const X& x,
+                            float (&sums)[kRows]) {
+  const std::byte* block = chunk + index / 8 * static_cast<int>(sizeof(BlockQ6_K));
+  const int sub = index % 8;
+  const int k = sub % 4;
+  uint32_t low[8];
+  uint32_t high[8];
+  LoadWords(block + offsetof(BlockQ6_K, ql) + 64 * (sub / 4) + 32 * (k % 2), low);
+  LoadWords(block + offsetof(BlockQ6_K, qh) + 32 * (sub / 4), high);
+  const auto* scales = reinterpret_cast<const int8_t*>(block + offsetof(BlockQ6_K, scales));
+  const float d = ScaleAt(block + offsetof(BlockQ6_K, d));
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {  // 16 elements of one scale
+    float own[kRows] = {};
+#pragma unroll
+    for (int i = 4 * part; i < 4 * part + 4; ++i) {
+      const uint32_t q = (low[i] >> (k / 2 * 4) & 0x0f0f0f0fu) | (high[i] >> (2 * k) & 0x03030303u)
+                                                                     << 4;
+      const float4 w = BytesLess(q, 32.0f);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) own[r] = Dot(w, x(r, i), own[r]);
+    }
+    const float scale = d * static_cast<float>(scales[2 * sub + part]);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) sums[r] = fmaf(scale, own[r], sums[r]);
+  }
+}
+
 // ---- The rows -----------------------------------------------------------------------------------
 
 template <class Block>
 inline constexpr int kElements = sizeof(Block) > 100 ? 256 : 32;
 template <class Block>
 inline constexpr int kChunkBytes = kChunk / kElements<Block>* static_cast<int>(sizeof(Block));
+// Chunks of a warp that are on the way or being multiplied: about 4 KB.
+template <class Block>
+inline constexpr int kStages = kChunkBytes<Block> > 800 ? 4 : 6;
+// A chunk with the rest of the pieces that its first and last byte lie in.
+template <class Block>
+inline constexpr int kStageBytes = (kChunkBytes<Block> + 2 * (kPiece - 1)) / kPiece* kPiece;
 
-// Shared memory: the warps' chunks, then x as [kRows][8][blocks of K] quads.
+// How rows of W are dealt out.
+struct Dealing {
+  int lanes;   // of a row, a power of two: 32, or fewer where that many hold a whole row
+  bool split;  // all warps of a block share a row
+};
+
+// Begins to copy a piece to shared memory, of which `bytes` may be read.
+__device__ inline void CopyPiece(std::byte* to, const std::byte* from, int bytes) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+               : "memory");
+}
+__device__ inline void CommitPieces() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ inline void WaitForPieces() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Shared memory: the warps' stages, then x as [kRows][8][blocks of K] quads.
 template <class Block, int kRows>
-__global__ void __launch_bounds__(kThreads)
-    QuantizedRowsKernel(const __grid_constant__ LinearArguments a) {
-  extern __shared__ __align__(16) std::byte shared[];
-  constexpr int kStageBytes = kChunkBytes<Block>;
-  static_assert(kStageBytes % 16 == 0);
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    QuantizedRowsKernel(const __grid_constant__ LinearArguments a, Dealing dealing) {
+  extern __shared__ uint4 shared[];
+  constexpr int kAhead = kStages<Block>;
+  constexpr int kStage = kStageBytes<Block>;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  std::byte* stages = shared + warp * kStages * kStageBytes;
-  auto* x = reinterpret_cast<float4*>(shared + kWarps * kStages * kStageBytes);
-  const auto blocks = static_cast<int>(a.K / kBlock);
+  auto* const all_stages = reinterpret_cast<std::byte*>(shared);
+  std::byte* const stages = all_stages + warp * kAhead * kStage;
+  auto* const x = reinterpret_cast<float4*>(all_stages + kWarps * kAhead * kStage);
+  const auto blocks = static_cast<int>(a.K / kBlock);  // of 32 elements, of a row
   const int64_t row_bytes = a.K / kElements<Block> * static_cast<int64_t>(sizeof(Block));
+  const auto* const W = static_cast<const std::byte*>(a.W.data);
+  const std::byte* const W_end = W + (a.N - 1) * a.W_row_bytes + row_bytes;
 
-  // Chunk `index` of this warp's rows, one after the other.
-  const int chunks = (blocks + 31) / 32;  // of a row
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
-  const int64_t count = first_row < a.N ? (a.N - first_row + step - 1) / step * chunks : 0;
-  const auto fetch = [&](int64_t row, int chunk, int stage) {
-    const int64_t begin = static_cast<int64_t>(chunk) * kStageBytes;  // of the row
-    const int bytes = static_cast<int>(min(static_cast<int64_t>(kStageBytes), row_bytes - begin));
-    const std::byte* from = static_cast<const std::byte*>(a.W.data) + row * a.W_row_bytes + begin;
-    std::byte* to = stages + stage * kStageBytes;
-    for (int i = lane * 16; i < bytes; i += 32 * 16) {
-      const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + i));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + i));
-    }
+  // This warp's rows: `together` from `first` on, and so on; of each the chunks `share`, share +
+  // shares, ...
+  const int together = 32 / dealing.lanes;
+  const int shares = dealing.split ? kWarps : 1;
+  const int share = dealing.split ? warp : 0;
+  const int64_t first = dealing.split
+                            ? static_cast<int64_t>(blockIdx.x)
+                            : (static_cast<int64_t>(warp) * gridDim.x + blockIdx.x) * together;
+  const int64_t stride =
+      dealing.split ? static_cast<int64_t>(gridDim.x) : int64_t{kWarps} * gridDim.x * together;
+  const int steps = (blocks + 32 * shares - 1) / (32 * shares);  // chunks of a row
+  // What chunk `step` of the rows from n on is: bytes [begin, begin + bytes) of W.
+  struct Span {
+    const std::byte* begin;
+    int bytes;
   };
-  int64_t ahead_row = first_row;
-  int ahead_chunk = 0;
-  const auto fetch_next = [&](int64_t index) {
-    if (index < count) {
-      fetch(ahead_row, ahead_chunk, static_cast<int>(index % kStages));
-      if (++ahead_chunk == chunks) {
-        ahead_chunk = 0;
-        ahead_row += step;
+  const auto span_of = [&](int64_t n, int step) -> Span {
+    const int64_t from = static_cast<int64_t>(step * shares + share) * kChunkBytes<Block>;
+    const int64_t whole = (min(static_cast<int64_t>(together), a.N - n) - 1) * a.W_row_bytes +
+                          row_bytes;  // short rows lie together
+    return {W + n * a.W_row_bytes + from,
+            static_cast<int>(min(static_cast<int64_t>(kChunkBytes<Block>), whole - from))};
+  };
+
+  const bool little = a.N * row_bytes <= kLittle;
+  if (little) LetNextKernelBegin();
+  if (lane == 0) {
+    uint32_t asked = 0;
+    for (int64_t n = first; n < a.N && asked < kPrefetched; n += stride) {
+      for (int step = 0; step < steps && asked < kPrefetched; ++step) {
+        const Span span = span_of(n, step);
+        const uint32_t bytes = static_cast<uint32_t>(max(span.bytes, 0)) / kPiece * kPiece;
+        if (bytes == 0) break;
+        PrefetchBytes(span.begin - reinterpret_cast<uintptr_t>(span.begin) % kPiece, bytes);
+        asked += bytes;
       }
     }
-    asm volatile("cp.async.commit_group;");
+  }
+  WaitForKernelsBefore();
+  if (!little) LetNextKernelBegin();
+
+  int64_t ahead_n = first;
+  int ahead_step = 0;
+  int ahead_stage = 0;
+  const auto fetch_next = [&] {
+    if (ahead_n < a.N) {
+      const Span span = span_of(ahead_n, ahead_step);
+      const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(span.begin) % kPiece);
+      const std::byte* from = span.begin - before;
+      std::byte* to = stages + ahead_stage * kStage;
+      if (span.bytes > 0) {
+        for (int i = lane * kPiece; i < before + span.bytes; i += 32 * kPiece) {
+          CopyPiece(to + i, from + i,
+                    static_cast<int>(min(static_cast<int64_t>(kPiece),
+                                         static_cast<int64_t>(W_end - (from + i)))));
+        }
+      }
+      if (++ahead_step == steps) {
+        ahead_step = 0;
+        ahead_n += stride;
+      }
+    }
+    ahead_stage = ahead_stage + 1 == kAhead ? 0 : ahead_stage + 1;
+    CommitPieces();
   };
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) fetch_next(i);
-
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * 8 * blocks; i += kThreads) {
-    const int r = i / (8 * blocks);
-    const int quad = i % (8 * blocks);  // of the row, as it lies in memory
-    float four[4];
-    LoadRow<4>(a.x, min(static_cast<int64_t>(r), a.rows - 1), quad * 4, four);
-    x[(r * 8 + quad % 8) * blocks + quad / 8] = {four[0], four[1], four[2], four[3]};
-  }
+  for (int i = 0; i < kAhead - 1; ++i) fetch_next();
+  KeepRows<kThreads, kRows, 8>(a.x, a.rows, blocks, x);
   __syncthreads();
 
   float sums[kRows] = {};
-  int64_t row = first_row;
-  int chunk = 0;
-  for (int64_t index = 0; index < count; ++index) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-    __syncwarp();  // the chunk is there, and nobody reads the one before any more
-    fetch_next(index + kStages - 1);
-    const int block = chunk * 32 + lane;
-    if (block < blocks) {
-      AddProducts<kRows>(
-          static_cast<const Block*>(nullptr), stages + index % kStages * kStageBytes, lane,
-          [&](int r, int i) { return x[(r * 8 + i) * blocks + block]; }, sums);
+  int stage = 0;
+  for (int64_t n = first; n < a.N; n += stride) {
+    for (int step = 0; step < steps; ++step) {
+      WaitForPieces<kAhead - 2>();
+      __syncwarp();  // the chunk is there, and nobody reads the one before any more
+      fetch_next();
+      const Span span = span_of(n, step);
+      // Which of the chunk's blocks is this lane's, and which of its row's.
+      const int own = lane / dealing.lanes;  // row
+      const int block = (step * shares + share) * 32 + lane % dealing.lanes;
+      if (block < blocks && n + own < a.N) {
+        const std::byte* chunk = stages + stage * kStage +
+                                 reinterpret_cast<uintptr_t>(span.begin) % kPiece + own * row_bytes;
+        AddProducts<kRows>(
+            static_cast<const Block*>(nullptr), chunk, lane % dealing.lanes,
+            [&](int r, int i) { return x[(r * 8 + i) * blocks + block]; }, sums);
+      }
+      stage = stage + 1 == kAhead ? 0 : stage + 1;
     }
-    if (++chunk < chunks) continue;
-    chunk = 0;
-    float own = 0;  // of x's row `lane`
+    float result = 0;  // of x's row lane % lanes
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float sum = WarpSum(sums[r]);
-      if (lane == r) own = sum;
+      float sum = sums[r];
+      for (int distance = dealing.lanes / 2; distance > 0; distance /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+      }
+      if (lane % dealing.lanes == r) result = sum;
       sums[r] = 0;
     }
-    if (lane < kRows && lane < a.rows) {
-      if (a.bias != nullptr) own += a.bias[row];
-      StoreOne(own, a.y.data, lane * a.y.stride + row, a.y.dtype);
+    if (dealing.split) {
+      __shared__ float parts[kWarps][kRows];
+      __syncthreads();  // those of the row before have been read
+      if (lane < kRows) parts[warp][lane] = result;
+      __syncthreads();
+      if (warp > 0) continue;
+      if (lane < kRows) {
+        for (int other = 1; other < kWarps; ++other) result += parts[other][lane];
+      }
     }
-    row += step;
+    const int64_t row = lane % dealing.lanes;
+    const int64_t own = n + lane / dealing.lanes;
+    if (row < kRows && row < a.rows && own < a.N) {
+      if (a.bias != nullptr) result += a.bias[own];
+      StoreOne(result, a.y.data, row * a.y.stride + own, a.y.dtype);
+    }
   }
 }
 
 template <class Block, int kRows>
 int64_t SharedBytes(int64_t K) {
-  return kWarps * kStages * kChunkBytes<Block> + kRows * K * 4;
+  return kWarps * kStages<Block> * kStageBytes<Block> + kRows * K * 4;
+}
+
+Dealing DealingOf(const Context& context, const LinearArguments& a) {
+  const auto blocks = static_cast<uint64_t>(a.K / kBlock);
+  // A row's sums, one for each of x's rows, are its first lanes'.
+  const int lanes = static_cast<int>(
+      std::clamp<uint64_t>(std::bit_ceil(blocks), static_cast<uint64_t>(kMostRows), 32));
+  return {.lanes = lanes, .split = blocks > 32 && a.N <= 4 * context.multiprocessors()};
 }
 
 template <class Block, int kRows>
@@ -218,34 +349,32 @@ void Launch(Context& context, const LinearArguments& a) {
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "linear's shared memory");
-  const int64_t at_a_time = std::max<int64_t>(1, (int64_t{220} << 10) / (bytes + 1024));
-  const int64_t grid = std::min((a.N + kWarps - 1) / kWarps,
-                                std::min<int64_t>(at_a_time, 6) * context.multiprocessors());
-  kernel<<<static_cast<unsigned>(grid), kThreads, static_cast<size_t>(bytes), context.stream()>>>(
-      a);
+  const Dealing dealing = DealingOf(context, a);
+  const int64_t rows = dealing.split ? 1 : kWarps * (32 / dealing.lanes);  // of a block
+  const int64_t grid =
+      std::min((a.N + rows - 1) / rows, int64_t{kBlocks} * context.multiprocessors());
+  LaunchOverlapped(context,
+                   {.name = "linear of few rows",
+                    .grid = static_cast<unsigned>(grid),
+                    .block = kThreads,
+                    .shared_bytes = static_cast<size_t>(bytes)},
+                   kernel, a, dealing);
 }
 
 }  // namespace
 
 bool TakesQuantizedRows(const LinearArguments& a) {
-  // Blocks of q6_k are unpacked for cuBLASLt.
-  if (!IsQuantized(a.W.dtype) || a.W.dtype == DType::kQ6_K) return false;
-  if (a.rows > kMostRows || a.K == 0) return false;
+  if (!IsQuantized(a.W.dtype) || a.rows > kMostRows || a.K == 0) return false;
   const int64_t x_size = a.x.dtype == DType::kF32 ? 4 : 2;
   const int64_t rounded = a.rows <= 2 ? a.rows : kMostRows;
-  // Rows in pieces of 16 bytes; the last piece of one is whole.
-  const int64_t blocks_bytes = a.K / (a.W.dtype == DType::kQ4_K ? 256 : 32) *
-                               (a.W.dtype == DType::kQ8_0   ? int64_t{sizeof(BlockQ8_0)}
-                                : a.W.dtype == DType::kQ4_0 ? int64_t{sizeof(BlockQ4_0)}
-                                                            : int64_t{sizeof(BlockQ4_K)});
-  return blocks_bytes % 16 == 0 && a.W_row_bytes % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(a.W.data) % 16 == 0 &&
+  const bool dense = a.W_row_bytes == DTypeBytes(a.W.dtype, a.K);
+  return dense && reinterpret_cast<uintptr_t>(a.W.data) % kPiece == 0 &&
          AlignedTo(4 * x_size, a.x.data, a.x.stride, x_size) &&
          SharedBytes<BlockQ8_0, 1>(0) + rounded * a.K * 4 <= kMostShared;
 }
 
 void LinearQuantizedRows(Context& context, const LinearArguments& a) {
-  const auto launch = [&](auto block) {
+  VisitBlock(a.W.dtype, [&](auto block) {
     using Block = decltype(block);
     if (a.rows == 1) {
       Launch<Block, 1>(context, a);
@@ -254,19 +383,7 @@ void LinearQuantizedRows(Context& context, const LinearArguments& a) {
     } else {
       Launch<Block, 4>(context, a);
     }
-  };
-  switch (a.W.dtype) {
-    case DType::kQ8_0:
-      launch(BlockQ8_0{});
-      break;
-    case DType::kQ4_0:
-      launch(BlockQ4_0{});
-      break;
-    default:
-      launch(BlockQ4_K{});
-      break;
-  }
-  CheckLaunch("linear of few rows");
+  });
 }
 
 }  // namespace adder::cuda
