@@ -15,7 +15,8 @@ using recording::Records;
 
 // The memory with the rows appended, in place of the old one.
 void Append(Tape* tape, const Variable& rows, const SequenceLayout& layout,
-            std::span<const int64_t> lengths, Variable* memory, MemoryUpdate update) {
+            const AttentionMemory& attention_memory, Variable* memory, MemoryUpdate update) {
+  const std::span<const int64_t> lengths = attention_memory.lengths;
   if (tape != nullptr && update == MemoryUpdate::kOverwrite) {
     throw Error(ErrorCode::kInvalidArgument,
                 "memory cannot be overwritten while a tape records: the backward needs it");
@@ -34,7 +35,11 @@ void Append(Tape* tape, const Variable& rows, const SequenceLayout& layout,
     cache = Tensor::Empty({from.dim(0), capacity, from.dim(2)}, from.dtype(), device);
     CopyFilledRows(from, lengths, cache);
   }
-  AppendToCache(rows.value(), layout, lengths, cache);
+  if (attention_memory.device_lengths) {
+    AppendToCache(rows.value(), attention_memory.device_lengths, cache);
+  } else {
+    AppendToCache(rows.value(), layout, lengths, cache);
+  }
   const bool records = Records(tape, rows, old);
   *memory = Variable(cache, records);
   if (!records) return;
@@ -96,15 +101,23 @@ Variable Attention(Tape* tape, const Variable& q, const Variable& k, const Varia
                          .values = v.value(),
                          .layout = layout,
                          .key_ranges = {},
+                         .lengths = {},
                          .heads = heads,
                          .kv_heads = kv_heads,
                          .scale = scale};
   if (memory == nullptr) return Attend(tape, inputs, q, k, v);
 
-  Append(tape, k, layout, memory->lengths, memory->keys, update);
-  Append(tape, v, layout, memory->lengths, memory->values, update);
+  if (memory->device_lengths && tape != nullptr) {
+    throw Error(ErrorCode::kInvalidArgument, "attention: lengths on the device cannot be recorded");
+  }
+  Append(tape, k, layout, *memory, memory->keys, update);
+  Append(tape, v, layout, *memory, memory->values, update);
   const Tensor& keys = memory->keys->value();
   inputs.key_ranges = CacheRanges(keys, layout, memory->lengths);
+  if (memory->device_lengths) {
+    inputs.lengths = memory->device_lengths;
+    for (KeyRange& range : inputs.key_ranges) range.count = keys.dim(1);
+  }
   inputs.keys = CacheRows(keys);
   inputs.values = CacheRows(memory->values->value());
   return Attend(tape, inputs, q, *memory->keys, *memory->values);

@@ -160,6 +160,30 @@ TEST(AttentionFunctionsTest, OverwrittenMemoryHoldsTheSameAsReplaced) {
   }
 }
 
+TEST(AttentionFunctionsTest, LengthsMayLieOnTheDevice) {
+  Random random(6);
+  const SequenceLayout layout = SequenceLayout::Uniform(2, 1);
+  Variable keys(RandomNormal(random, {2, 5, kKv}).To(DType::kBF16));
+  Variable values(RandomNormal(random, {2, 5, kKv}).To(DType::kBF16));
+  Variable other_keys(keys.value().Clone());
+  Variable other_values(values.value().Clone());
+  std::vector<int64_t> lengths = {2, 4};
+  for (int step = 0; step < 6; ++step) {
+    const Variable qkv(RandomNormal(random, {2, kQ + 2 * kKv}).To(DType::kF32));
+    const Tensor device_lengths = Tensor::From<int64_t>({2}, lengths);
+    const AttentionMemory memory = {&keys, &values, lengths, device_lengths};
+    const AttentionMemory other = {&other_keys, &other_values, lengths};
+    const Variable y = Attend(nullptr, qkv, layout, &memory, MemoryUpdate::kOverwrite);
+    const Variable other_y = Attend(nullptr, qkv, layout, &other, MemoryUpdate::kOverwrite);
+    EXPECT_TRUE(SameBits(y.value(), other_y.value()));
+    EXPECT_TRUE(SameBits(keys.value(), other_keys.value()));
+    EXPECT_TRUE(SameBits(values.value(), other_values.value()));
+    for (int64_t& length : lengths) ++length;
+    Tape tape;
+    EXPECT_THROW(Attend(&tape, qkv, layout, &memory), Error);
+  }
+}
+
 TEST(AttentionFunctionsTest, RefusesWhatDoesNotFit) {
   Random random(5);
   const Variable qkv(RandomNormal(random, {3, kQ + 2 * kKv}).To(DType::kF32));

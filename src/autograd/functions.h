@@ -116,6 +116,10 @@ struct AttentionMemory {
   Variable* keys = nullptr;
   Variable* values = nullptr;
   std::span<const int64_t> lengths;
+  // The lengths on q's device, i64 [sequences], or not given. With them the work of a step of one
+  // row a sequence is the same whatever the lengths are, until the memory grows; no tape records
+  // it.
+  Tensor device_lengths = {};
 };
 // Causal attention with grouped heads; y: [rows, heads · d_head], q's dtype. q: [rows, heads ·
 // d_head], k and v: [rows, kv_heads · d_head]; all may be columns of a projection. memory: null

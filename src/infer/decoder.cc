@@ -15,10 +15,19 @@ namespace adder {
 
 struct Decoder::Recording {
   Place place;
-  Tensor tokens;  // on the device
+  Tensor tokens;     // on the device
+  Tensor positions;  // on the device; only where the state has entries that grow
   Tensor logits;
   std::unique_ptr<cuda::Graph> graph;
 };
+
+namespace {
+
+Tensor PositionsOf(const State& state) {
+  return Tensor::From<int64_t>({state.sequences()}, state.positions());
+}
+
+}  // namespace
 
 Decoder::Decoder(const LanguageModel& model) : model_(model) {}
 Decoder::~Decoder() = default;
@@ -26,16 +35,24 @@ Decoder::~Decoder() = default;
 Decoder::Place Decoder::PlaceOf(const State& state) {
   Place place;
   place.reserve(state.entries().size());
-  for (const State::Entry& entry : state.entries()) place.push_back(entry.value.raw());
+  for (const State::Entry& entry : state.entries()) {
+    place.emplace_back(entry.value.raw(), entry.grows ? entry.value.dim(1) : 0);
+  }
   return place;
+}
+
+bool Decoder::HasRoom(const State& state) {
+  const std::span<const int64_t> positions = state.positions();
+  const int64_t longest = *std::max_element(positions.begin(), positions.end());
+  return std::all_of(state.entries().begin(), state.entries().end(), [&](const auto& entry) {
+    return !entry.grows || longest < entry.value.dim(1);
+  });
 }
 
 // Whatever else a forward finds wrong, it is left to find.
 bool Decoder::CanRecord(const Tensor& tokens, const State& state) const {
   if (model_.device().type != DeviceType::kCuda || state.device() != model_.device()) return false;
-  const bool grows = std::any_of(state.entries().begin(), state.entries().end(),
-                                 [](const State::Entry& entry) { return entry.grows; });
-  if (grows || state.sequences() == 0 || state.fingerprint() != model_.fingerprint()) return false;
+  if (state.sequences() == 0 || state.fingerprint() != model_.fingerprint()) return false;
   if (!tokens.defined() || tokens.dtype() != DType::kI32 ||
       tokens.shape() != Shape({state.sequences()})) {
     return false;
@@ -51,8 +68,9 @@ bool Decoder::CanRecord(const Tensor& tokens, const State& state) const {
 Tensor Decoder::Step(const Tensor& tokens, State* state) {
   const bool can_record = CanRecord(tokens, *state);
   if (can_record && recording_ && recording_->tokens.shape() == tokens.shape() &&
-      recording_->place == PlaceOf(*state)) {
+      recording_->place == PlaceOf(*state) && HasRoom(*state)) {
     recording_->tokens.CopyFrom(tokens);
+    if (recording_->positions) recording_->positions.CopyFrom(PositionsOf(*state));
     recording_->graph->Launch();
     for (int64_t& position : state->mutable_positions()) ++position;
     return recording_->logits;
@@ -61,7 +79,7 @@ Tensor Decoder::Step(const Tensor& tokens, State* state) {
       model_.Forward(tokens, SequenceLayout::Uniform(tokens.elements(), 1), state);
   const Tensor logits = model_.Logits(hidden);
   const Place place = can_record ? PlaceOf(*state) : Place();
-  if (can_record && place == last_) Record(*state);
+  if (can_record && place == last_ && HasRoom(*state)) Record(*state);
   last_ = place;
   return logits;
 }
@@ -72,17 +90,21 @@ void Decoder::Record(const State& state) {
   recording->place = PlaceOf(state);
   const Device device = model_.device();
   recording->tokens = Tensor::Zeros({state.sequences()}, DType::kI32, device);
+  const bool grows = std::any_of(state.entries().begin(), state.entries().end(),
+                                 [](const State::Entry& entry) { return entry.grows; });
+  if (grows) recording->positions = PositionsOf(state).To(device);
   // The state itself must not notice: nothing is done yet.
   Memory memory;
   for (const State::Entry& entry : state.entries()) memory.entries.emplace_back(entry.value);
   memory.positions.assign(state.positions().begin(), state.positions().end());
+  memory.device_positions = recording->positions;
   const SequenceLayout layout = SequenceLayout::Uniform(state.sequences(), 1);
   recording->graph = cuda::GetModule().Record(device.index, [&] {
     const Variable hidden = model_.Hidden(nullptr, recording->tokens, layout, &memory);
     recording->logits = model_.Logits(hidden.value());
   });
   for (size_t i = 0; i < memory.entries.size(); ++i) {
-    if (memory.entries[i].value().raw() == recording->place[i]) continue;
+    if (memory.entries[i].value().raw() == recording->place[i].first) continue;
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("a step of the model does not overwrite its memory {}",
                             state.entries()[i].name));

@@ -1,10 +1,11 @@
 // What generation does over and over: one more row of every sequence, and the logits after it. On a
-// CUDA device the work is recorded once and then asked for as a whole, where the model's memory has
-// a fixed size, so that every step is the same work in the same place.
+// CUDA device the work is recorded once and then asked for as a whole, as long as every step is the
+// same work in the same place: until the batch changes, or an attention layer's memory grows.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "adder/core/state.h"
@@ -30,9 +31,11 @@ class Decoder {
  private:
   // A step on one place of the memory, recorded.
   struct Recording;
-  // Where a state's entries lie.
-  using Place = std::vector<const void*>;
+  // Where a state's entries lie, and the capacity of those that grow.
+  using Place = std::vector<std::pair<const void*, int64_t>>;
   static Place PlaceOf(const State& state);
+  // Whether every entry that grows has room for a row more of each sequence.
+  static bool HasRoom(const State& state);
 
   bool CanRecord(const Tensor& tokens, const State& state) const;
   void Record(const State& state);

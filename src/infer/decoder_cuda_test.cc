@@ -27,7 +27,7 @@ TEST_F(DecoderCudaTest, RecordedStepsAreForwards) {
       Decoder decoder(*model);
       State state = model->InitialState(3);
       State expected_state = state;
-      for (uint64_t step = 0; step < 12; ++step) {
+      for (uint64_t step = 0; step < 24; ++step) {
         const Tensor tokens = RandomTokens(3, model->vocab_size(), step);
         const Tensor expected =
             model->Logits(model->Forward(tokens, SequenceLayout::Uniform(3, 1), &expected_state));
@@ -38,6 +38,30 @@ TEST_F(DecoderCudaTest, RecordedStepsAreForwards) {
       }
       EXPECT_TRUE(state == expected_state);
     }
+  }
+}
+
+// The recorded steps read the lengths of memory that grows where a step finds them: sequences of
+// different lengths, and a memory that is copied to a larger place now and then.
+TEST_F(DecoderCudaTest, MemoryMayGrow) {
+  for (const auto& [name, config] : test::EveryArchitecture()) {
+    SCOPED_TRACE(name);
+    const auto model = test::SmallModel(DType::kBF16, config);
+    model->MoveTo(kCuda);
+    Decoder decoder(*model);
+    State state = model->InitialState(3);
+    const std::vector<int64_t> lengths = {300, 1, 40};
+    model->Forward(RandomTokens(341, model->vocab_size(), 1), SequenceLayout::FromLengths(lengths),
+                   &state);
+    State expected_state = state;
+    for (uint64_t step = 0; step < 200; ++step) {
+      const Tensor tokens = RandomTokens(3, model->vocab_size(), step);
+      const Tensor expected =
+          model->Logits(model->Forward(tokens, SequenceLayout::Uniform(3, 1), &expected_state));
+      ASSERT_TRUE(SameBits(OnCpu(decoder.Step(tokens, &state)), OnCpu(expected)))
+          << "step " << step;
+    }
+    EXPECT_TRUE(state == expected_state);
   }
 }
 

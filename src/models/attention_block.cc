@@ -80,7 +80,15 @@ Variable AttentionMixer::Forward(const BlockContext& context, const Variable& u,
   }
   AttentionMemory cache;
   if (!memory.empty()) {
-    cache = {.keys = &memory[0], .values = &memory[1], .lengths = context.positions};
+    cache = {.keys = &memory[0],
+             .values = &memory[1],
+             .lengths = context.positions,
+             .device_lengths = {}};
+    // Where every sequence has one row, the rows' positions are the sequences' lengths.
+    if (tape == nullptr &&
+        context.layout == SequenceLayout::Uniform(context.layout.sequences(), 1)) {
+      cache.device_lengths = context.row_positions;
+    }
   }
   const Variable y = Attention(tape, q, k, v, context.layout, a.n_head, a.n_kv_head,
                                1.0 / std::sqrt(static_cast<double>(a.d_head)),

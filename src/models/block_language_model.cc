@@ -277,6 +277,13 @@ void BlockLanguageModel::CheckForward(const Tensor& tokens, const SequenceLayout
     invalid(fmt::format("{} memory variables were given, expected {}", memory->entries.size(),
                         memory_.size()));
   }
+  if (const Tensor& there = memory->device_positions;
+      there &&
+      (layout != SequenceLayout::Uniform(layout.sequences(), 1) || there.dtype() != DType::kI64 ||
+       there.shape() != Shape({layout.sequences()}) || there.device() != device_)) {
+    invalid(fmt::format("positions on the device are {}, expected i64 [{}] and one row a sequence",
+                        there.ToString(), layout.sequences()));
+  }
   const int64_t longest = memory->positions.empty() ? 0
                                                     : *std::max_element(memory->positions.begin(),
                                                                         memory->positions.end());
@@ -309,7 +316,9 @@ Variable BlockLanguageModel::Hidden(Tape* tape, const Tensor& tokens, const Sequ
     memory->entries.resize(memory_.size());
   }
   Tensor row_positions;
-  if (config_.is_transformer() || !config_.attention_layers.empty()) {
+  if (carries && memory->device_positions) {
+    row_positions = memory->device_positions;
+  } else if (config_.is_transformer() || !config_.attention_layers.empty()) {
     row_positions = Tensor::Empty({layout.rows()}, DType::kI64);
     for (int64_t s = 0; s < layout.sequences(); ++s) {
       for (int64_t row = layout.begin(s); row < layout.end(s); ++row) {

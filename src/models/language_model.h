@@ -23,6 +23,10 @@ struct Memory {
   std::vector<Variable> entries;
   // Rows that each sequence has read; empty: none.
   std::vector<int64_t> positions;
+  // The positions on the model's device, i64 [sequences], or not given. Where every sequence reads
+  // one row: what the work asked of the device reads, which can then be recorded and repeated with
+  // other positions as long as no entry has to grow.
+  Tensor device_positions;
 };
 
 // What a backward computes once more instead of keeping it from the forward. Nothing changes but

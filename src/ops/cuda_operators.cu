@@ -29,6 +29,7 @@ void NegativeExp(const NegativeExpArguments& a);
 void MostLikely(const MostLikelyArguments& a);
 void Sample(const SampleArguments& a);
 void CopyRowSpans(const CopyRowSpansArguments& a);
+void AppendRows(const AppendRowsArguments& a);
 void Attention(const AttentionProblem& p);
 void AttentionBackward(const AttentionBackwardProblem& problem);
 void Linear(const LinearArguments& a);
@@ -66,6 +67,7 @@ const CudaOperators kCudaOperators = {
     .most_likely = cuda::MostLikely,
     .sample = cuda::Sample,
     .copy_row_spans = cuda::CopyRowSpans,
+    .append_rows = cuda::AppendRows,
     .attention = cuda::Attention,
     .attention_backward = cuda::AttentionBackward,
     .linear = cuda::Linear,

@@ -49,6 +49,7 @@ struct CudaOperators {
   void (*most_likely)(const cuda::MostLikelyArguments&);
   void (*sample)(const cuda::SampleArguments&);
   void (*copy_row_spans)(const cuda::CopyRowSpansArguments&);
+  void (*append_rows)(const cuda::AppendRowsArguments&);
   void (*attention)(const cuda::AttentionProblem&);
   void (*attention_backward)(const cuda::AttentionBackwardProblem&);
   void (*linear)(const cuda::LinearArguments&);

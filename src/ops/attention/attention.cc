@@ -48,6 +48,27 @@ std::vector<KeyRange> CheckKeyRanges(const ArgumentCheck& check, const Attention
   return inputs.key_ranges;
 }
 
+// The ranges by the lengths, where the host knows these.
+void TakeLengths(const ArgumentCheck& check, const AttentionInputs& inputs,
+                 std::vector<KeyRange>* ranges) {
+  const SequenceLayout& layout = inputs.layout;
+  check.Dense(inputs.lengths, "lengths", {DType::kI64}, {layout.sequences()});
+  for (int64_t s = 0; s < layout.sequences(); ++s) {
+    if (layout.length(s) != 1) {
+      check.Fail(
+          fmt::format("sequence {} has {} rows, with lengths 1 is expected", s, layout.length(s)));
+    }
+    if (inputs.lengths.device().type != DeviceType::kCpu) continue;
+    const int64_t length = inputs.lengths.data<int64_t>()[s];
+    KeyRange& range = (*ranges)[static_cast<size_t>(s)];
+    if (length < 0 || length >= range.count) {
+      check.Fail(fmt::format("sequence {} has {} keys before its row, its range has {}", s, length,
+                             range.count));
+    }
+    range.count = length + 1;
+  }
+}
+
 AttentionShape CheckInputs(const ArgumentCheck& check, const AttentionInputs& inputs,
                            std::initializer_list<DType> activations) {
   check.Rank(inputs.q, "q", 2);
@@ -78,6 +99,7 @@ AttentionShape CheckInputs(const ArgumentCheck& check, const AttentionInputs& in
   check.Rows(inputs.keys, "keys", activations, keys);
   check.Rows(inputs.values, "values", {inputs.keys.dtype()}, keys);
   shape.key_ranges = CheckKeyRanges(check, inputs);
+  if (inputs.lengths) TakeLengths(check, inputs, &shape.key_ranges);
   return shape;
 }
 
@@ -96,6 +118,7 @@ AttentionShape CheckAttentionBackward(const AttentionInputs& inputs, const Tenso
                                       const AttentionGradients& gradients,
                                       std::initializer_list<DType> activations) {
   const ArgumentCheck check(kBackwardOp, inputs.q.device());
+  check.That(!inputs.lengths, "there is none with lengths");
   const AttentionShape shape = CheckInputs(check, inputs, activations);
   check.Rows(dy, "dy", {inputs.q.dtype()}, inputs.q.shape());
   check.OptionalRows(gradients.dq, "dq", {inputs.q.dtype()}, inputs.q.shape());

@@ -41,6 +41,11 @@ struct AttentionInputs {
   // Each sequence's keys: at least as many as its rows, in order and disjoint. Empty: the rows of
   // the layout.
   std::vector<KeyRange> key_ranges;
+  // i64 [sequences] on q's device, or not given. Where each sequence has one row: how many keys of
+  // its range come before that row's own, which is the last that counts; the range is what the
+  // sequence has room for. What is asked of a device is the same work then whatever the lengths
+  // are.
+  Tensor lengths;
   int64_t heads = 1;     // H
   int64_t kv_heads = 1;  // G, divides H
   double scale = 1;      // 1 / √d_head for most models
@@ -59,7 +64,9 @@ struct AttentionGradients {
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator, and on a CUDA device for heads of more than 256 channels.
+// operator, and on a CUDA device for heads of more than 256 channels. The backward takes no
+// lengths. On a CUDA device the keys are those that the range has where a length is more than it
+// has room for, and y is NaN where a length is less than 0.
 //
 // There q and keys of one 16-bit dtype are multiplied on tensor cores: the probabilities, too, are
 // rounded to it before they meet the values. All else is f32 arithmetic.

@@ -33,6 +33,7 @@ AttentionProblem Describe(const AttentionShape& shape, const AttentionInputs& in
   return {.device = inputs.q.device().index,
           .sequences = sequences.data(),
           .count = static_cast<int64_t>(sequences.size()),
+          .lengths = inputs.lengths ? inputs.lengths.data<int64_t>() : nullptr,
           .rows = shape.rows,
           .heads = shape.heads,
           .kv_heads = shape.kv_heads,

@@ -11,7 +11,8 @@
 namespace adder::cuda {
 namespace {
 
-// Sequences of at most so many queries a key head are cut into spans of keys.
+// Sequences of at most so many queries a key head are cut into spans of keys, and those whose
+// lengths only the device knows: by what they have room for, some spans having no keys.
 constexpr int64_t kFewQueries = 64;
 constexpr int64_t kLeastSpan = 256;  // keys
 constexpr int64_t kSpanStep = 64;    // a span is a multiple of it, and takes as long to begin
@@ -136,7 +137,7 @@ ForwardPlan PlanForward(const Context& context, const AttentionProblem& p, int64
   ForwardPlan plan;
   std::vector<AttentionQueryTile> few;
   for (const AttentionSequence& s : LongestFirst(p)) {
-    if (s.rows * group <= kFewQueries) {
+    if (s.rows * group <= kFewQueries || p.lengths != nullptr) {
       AppendQueryTiles(s, group, kAttentionSpanQueries, &few);
     } else {
       AppendQueryTiles(s, group, tile_queries, &plan.tiles);

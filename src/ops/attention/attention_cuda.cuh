@@ -23,6 +23,15 @@ struct AttentionQueryTile {
   int64_t begin;    // the tile's keys: [begin, end) of the sequence's
   int64_t end;
   int64_t partial;  // where it leaves its part of the result, -1: it is all of the result
+
+  // The keys that count where the device knows the lengths; there may be none.
+  __device__ void TakeLength(const AttentionProblem& p) {
+    if (p.lengths == nullptr) return;
+    const int64_t keys = p.lengths[row] + 1;
+    visible = keys < visible ? keys : visible;
+    end = end < visible ? end : visible;
+    if (end < begin) end = begin;
+  }
 };
 
 // Keys [begin, begin + the tile's size) of a sequence, for the backward.

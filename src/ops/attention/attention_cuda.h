@@ -17,6 +17,9 @@ struct AttentionProblem {
   int device;
   const AttentionSequence* sequences;  // the host's
   int64_t count;
+  // On the device; null: not given. Keys before the one row of each sequence, of which row s is
+  // that of sequence s; AttentionSequence::keys is then what there is room for.
+  const int64_t* lengths;
   int64_t rows, heads, kv_heads, d_head;
   float scale;
   Rows q, keys, values;

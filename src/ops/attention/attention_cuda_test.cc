@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 #include <vector>
 
 #include "adder/backend/cuda/cuda_test.h"
@@ -168,6 +169,39 @@ TEST_F(AttentionCudaTest, MatchesTheCpuOnAllLayouts) {
                      .q = dtype,
                      .keys = dtype},
                     layout);
+    }
+  }
+}
+
+// A row each of sequences whose lengths only the device knows: some of the spans that they have
+// room for have no keys.
+TEST_F(AttentionCudaTest, TakesLengthsFromTheDevice) {
+  Random random(11);
+  for (const DType dtype : kDTypes) {
+    for (const auto& [heads, kv_heads, d_head] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+             {4, 4, 64}, {6, 2, 80}, {71, 1, 64}, {2, 1, 256}}) {
+      for (const int64_t room : {1, 30, 257, 3000}) {
+        const std::vector<int64_t> lengths = {0, room - 1, room / 2, room / 7, room - 1};
+        const auto sequences = static_cast<int64_t>(lengths.size());
+        AttentionInputs in = RandomInputs(
+            random, {.heads = heads, .kv_heads = kv_heads, .d_head = d_head, .q = dtype},
+            SequenceLayout::Uniform(sequences, 1));
+        in.keys = RandomNormal(random, {sequences * room, kv_heads * d_head}).To(dtype);
+        in.values = RandomNormal(random, in.keys.shape()).To(dtype);
+        for (int64_t s = 0; s < sequences; ++s) in.key_ranges.push_back({s * room, room});
+        in.lengths = Tensor::From<int64_t>({sequences}, lengths);
+        AttentionInputs cuda_in = Moved(in);
+        cuda_in.lengths = OnCuda(in.lengths);
+        const AttentionOutputs out = MakeOutputs(in, {});
+        const AttentionOutputs cuda_out = MakeOutputs(in, kCuda);
+        Attention(in, out);
+        Attention(cuda_in, cuda_out);
+        SCOPED_TRACE(fmt::format("{} heads of {}, {} for keys, {}, room for {}", heads, d_head,
+                                 kv_heads, DTypeName(dtype), room));
+        const double unit = Unit(dtype);
+        EXPECT_TRUE(Near(OnCpu(cuda_out.y), out.y, 1e-5 + 2 * unit));
+        EXPECT_TRUE(Near(OnCpu(cuda_out.log_sum_exp), out.log_sum_exp, unit == 0 ? 3e-6 : 1e-5));
+      }
     }
   }
 }

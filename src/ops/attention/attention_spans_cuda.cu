@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kThreads)
   auto& shared = *reinterpret_cast<SpanShared<T, kD, kStages>*>(shared_bytes);
   const AttentionProblem& p = a.p.forward;
   const auto kv_heads = static_cast<unsigned>(p.kv_heads);
-  const AttentionQueryTile tile = tiles[blockIdx.x / kv_heads];
+  AttentionQueryTile tile = tiles[blockIdx.x / kv_heads];
+  tile.TakeLength(p);
   const int kv_head = static_cast<int>(blockIdx.x % kv_heads);
   const int d_head = static_cast<int>(p.d_head);
   const int64_t left = tile.queries - tile.first;

@@ -417,6 +417,17 @@ TEST(Attention, RefusesWhatDoesNotFit) {
               HasSubstr("the keys of sequence 1"));
   EXPECT_THAT(message([](In& in) { in.key_ranges[1].count = 2; }),
               HasSubstr("sequence 1 has 3 rows and 2 keys"));
+  EXPECT_THAT(message([](In& in) { in.lengths = Tensor::Zeros({2}, DType::kI64); }),
+              HasSubstr("sequence 0 has 2 rows, with lengths 1 is expected"));
+  AttentionInputs step = good;
+  step.q = zeros({2, 12});
+  step.layout = SequenceLayout::Uniform(2, 1);
+  const std::vector<int64_t> lengths = {3, 4};
+  step.lengths = Tensor::From<int64_t>({2}, lengths);
+  EXPECT_THAT(ErrorOf([&] {
+                Attention(step, {zeros({2, 12}), {}});
+              }),
+              HasSubstr("sequence 1 has 4 keys before its row, its range has 4"));
   EXPECT_THAT(ErrorOf([&] { Attention(good, {zeros({5, 11}), {}}); }), HasSubstr("y is f32"));
   EXPECT_THAT(ErrorOf([&] {
                 AttentionBackward(good, {zeros({5, 12}), {}}, zeros({5, 12}), {});

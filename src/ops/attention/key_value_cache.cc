@@ -97,6 +97,19 @@ void AppendToCache(const Tensor& rows, const SequenceLayout& layout,
   CopySpans(rows, CacheRows(cache), NewRows(Direction::kAppend, layout, lengths, cache.dim(1)));
 }
 
+void AppendToCache(const Tensor& rows, const Tensor& lengths, const Tensor& cache) {
+  const ArgumentCheck check(kOp, cache.device());
+  check.Rank(cache, "cache", 3);
+  check.Dense(lengths, "lengths", {DType::kI64}, {cache.dim(0)});
+  if (cache.device().type != DeviceType::kCuda) {
+    return AppendToCache(rows, SequenceLayout::Uniform(cache.dim(0), 1),
+                         {lengths.data<int64_t>(), static_cast<size_t>(lengths.elements())}, cache);
+  }
+  check.Dense(cache, "cache", {DType::kF32, DType::kBF16, DType::kF16}, cache.shape());
+  check.Rows(rows, "rows", {DType::kF32, DType::kBF16, DType::kF16}, {cache.dim(0), cache.dim(2)});
+  cuda::AppendRows(rows, lengths, cache);
+}
+
 void AppendToCacheBackward(const Tensor& d_cache, const SequenceLayout& layout,
                            std::span<const int64_t> lengths, const Tensor& d_rows) {
   const ArgumentCheck check(kOp, d_cache.device());

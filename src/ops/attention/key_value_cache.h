@@ -26,6 +26,11 @@ int64_t GrownCapacity(std::span<const int64_t> lengths, const SequenceLayout& la
 void AppendToCache(const Tensor& rows, const SequenceLayout& layout,
                    std::span<const int64_t> lengths, const Tensor& cache);
 
+// The same where each sequence has one row and the lengths, i64 [sequences], lie on the cache's
+// device. On a CUDA device a row without room is left out, and the next call that waits for the
+// device throws.
+void AppendToCache(const Tensor& rows, const Tensor& lengths, const Tensor& cache);
+
 // Takes the gradient of the rows out of that of the cache they were appended to: d_rows, where
 // given, is overwritten, in its own dtype.
 void AppendToCacheBackward(const Tensor& d_cache, const SequenceLayout& layout,

@@ -11,4 +11,7 @@ namespace adder::cuda {
 // Matrices of as many columns, f32, bf16 or f16 each; rows are converted. One launch for all spans.
 void CopyRowSpans(const Tensor& from, const Tensor& to, std::span<const RowSpan> spans);
 
+// Row s becomes row lengths[s] of the cache's sequence s. Arguments are checked already.
+void AppendRows(const Tensor& rows, const Tensor& lengths, const Tensor& cache);
+
 }  // namespace adder::cuda

@@ -41,6 +41,23 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A block a sequence.
+template <int kVector>
+__global__ void __launch_bounds__(kThreads) AppendRowsKernel(AppendRowsArguments a, Fault fault) {
+  const int64_t s = blockIdx.x;
+  const int64_t length = a.lengths[s];
+  if (length < 0 || length >= a.capacity) {
+    if (threadIdx.x == 0) fault.Raise();
+    return;
+  }
+  for (int64_t d = static_cast<int64_t>(threadIdx.x) * kVector; d < a.columns;
+       d += kThreads * kVector) {
+    float values[kVector];
+    LoadRow<kVector>(a.rows, s, d, values);
+    StoreRow<kVector>(values, a.cache, s * a.capacity + length, d);
+  }
+}
+
 }  // namespace
 
 void CopyRowSpans(const CopyRowSpansArguments& arguments) {
@@ -62,6 +79,21 @@ void CopyRowSpans(const CopyRowSpansArguments& arguments) {
     CopyRowSpansKernel<4><<<blocks, kThreads, 0, context.stream()>>>(a, rows);
   } else {
     CopyRowSpansKernel<1><<<blocks, kThreads, 0, context.stream()>>>(a, rows);
+  }
+  CheckLaunch("key and value cache");
+}
+
+void AppendRows(const AppendRowsArguments& a) {
+  if (a.sequences == 0 || a.columns == 0) return;
+  const ProfilerRange range("key and value cache");
+  Context& context = ContextOf(a.device);
+  const Fault fault =
+      context.faults().Of("key_value_cache: a sequence has more rows than the cache has room for");
+  const auto blocks = static_cast<unsigned>(a.sequences);
+  if (a.columns % 4 == 0 && FourAtATime({a.rows, a.cache})) {
+    AppendRowsKernel<4><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
+  } else {
+    AppendRowsKernel<1><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
   }
   CheckLaunch("key and value cache");
 }

@@ -20,4 +20,12 @@ struct CopyRowSpansArguments {
   int64_t count;
 };
 
+struct AppendRowsArguments {
+  int device;
+  int64_t sequences, capacity, columns;
+  Rows rows;
+  Rows cache;              // the rows of all sequences, one after the other
+  const int64_t* lengths;  // on the device
+};
+
 }  // namespace adder::cuda

@@ -52,5 +52,29 @@ TEST_F(KeyValueCacheCudaTest, AppendsAndTakesOutAsOnTheCpu) {
   }
 }
 
+TEST_F(KeyValueCacheCudaTest, AppendsByLengthsOnTheDevice) {
+  Random random(2);
+  const std::vector<int64_t> lengths = {3, 0, 6, 2, 6};
+  const Tensor lengths_tensor = Tensor::From<int64_t>({5}, lengths);
+  for (const int64_t columns : {6, 64, 5000}) {
+    for (const DType rows_dtype : {DType::kF32, DType::kBF16}) {
+      for (const DType cache_dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        const Tensor rows = test::WithRowGap(RandomNormal(random, {5, columns}).To(rows_dtype), 4);
+        const Tensor cache = RandomNormal(random, {5, 7, columns}).To(cache_dtype);
+        const Tensor cuda_cache = OnCuda(cache);
+        AppendToCache(rows, SequenceLayout::Uniform(5, 1), lengths, cache);
+        AppendToCache(OnCuda(rows), OnCuda(lengths_tensor), cuda_cache);
+        EXPECT_TRUE(SameBits(OnCpu(cuda_cache), cache));
+      }
+    }
+  }
+  // Without room: the row is left out, and the next wait throws.
+  const Tensor rows = RandomNormal(random, {5, 6}).To(DType::kF32);
+  const Tensor cache = Tensor::Zeros({5, 6, 6}, DType::kF32, test::kCuda);
+  AppendToCache(OnCuda(rows), OnCuda(lengths_tensor), cache);
+  EXPECT_THROW(OnCpu(cache), Error);
+  EXPECT_EQ(test::MaxAbs(OnCpu(cache).Rows(2, 1)), 0);
+}
+
 }  // namespace
 }  // namespace adder
