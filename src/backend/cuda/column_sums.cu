@@ -5,9 +5,9 @@ namespace adder::cuda {
 namespace {
 
 constexpr int kColumns = 32;
-constexpr int kRowGroups = 16;
+constexpr int kRowGroups = 32;
 
-// A block sums kColumns columns: each of its kRowGroups warps every 16th row, then these in order.
+// A block sums kColumns columns: each of its kRowGroups warps every 32nd row, then these in order.
 __global__ void AddColumnSumsKernel(const float* partial, int64_t rows, int64_t stride,
                                     int64_t columns, float* sums) {
   __shared__ float shared[kRowGroups][kColumns];

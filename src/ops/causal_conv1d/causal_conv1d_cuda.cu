@@ -18,7 +18,7 @@ constexpr int kUsualWidth = 4;
 constexpr int kMostWidth = 8;
 constexpr int64_t kLeastTileRows = 32;
 constexpr int64_t kMostTileRows = 1024;
-constexpr int kMostRounds = 8;     // that a tile's rows are fitted to
+constexpr int kMostRounds = 8;     // that a tile's rows are fitted to, at most so many more
 constexpr int kAhead = 4;          // rows whose loads are under way at a time
 constexpr int kForwardBlocks = 8;  // for each multiprocessor: as many fit with the usual width
 constexpr int kBackwardBlocks = 4;
@@ -49,7 +49,8 @@ int64_t TileRows(const CausalConv1dArguments& a, int64_t at_a_time) {
   constexpr int64_t kRowsOfATile = 12;  // its beginning and its seam
   int64_t best = kLeastTileRows;
   int64_t least_work = std::numeric_limits<int64_t>::max();
-  for (int64_t rounds = 1; rounds <= kMostRounds; ++rounds) {
+  const int64_t fewest = (a.sequences + at_a_time - 1) / at_a_time;  // for a tile a sequence
+  for (int64_t rounds = fewest; rounds < fewest + kMostRounds; ++rounds) {
     // The fewest rows with which there are no more tiles than run in so many rounds.
     int64_t low = kLeastTileRows;
     int64_t high = kMostTileRows;
