@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/core/error.h"
 #include "adder/ops/attention/attention_cuda.cuh"
 
@@ -176,6 +177,8 @@ __global__ void __launch_bounds__(kCombineThreads)
     CombineSpansKernel(AttentionKernelArguments a, const AttentionSpans* all) {
   const AttentionProblem& p = a.p.forward;
   const auto kv_heads = static_cast<unsigned>(p.kv_heads);
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const AttentionSpans spans = all[blockIdx.x / kv_heads];
   const int kv_head = static_cast<int>(blockIdx.x % kv_heads);
   const int i = static_cast<int>(blockIdx.y);
@@ -263,9 +266,9 @@ void Attention(const AttentionProblem& p) {
   }
   const auto queries =
       static_cast<unsigned>(std::min<int64_t>(most_queries, kAttentionSpanQueries));
-  CombineSpansKernel<<<dim3(blocks, queries), kCombineThreads, 0, context.stream()>>>(
-      a, OnDevice(context, plan.combined));
-  CheckLaunch("attention");
+  LaunchOverlapped(context,
+                   {.name = "attention", .grid = dim3(blocks, queries), .block = kCombineThreads},
+                   CombineSpansKernel, a, OnDevice(context, plan.combined));
 }
 
 void AttentionBackward(const AttentionBackwardProblem& problem) {

@@ -182,13 +182,18 @@ __device__ inline float QuadSum(float value) {
 inline constexpr float kMinusInfinity = -__builtin_huge_valf();
 inline constexpr float kLn2 = 0.693147181f;
 
-// A kernel with more shared memory than it gets unasked.
-template <class Kernel, class... Arguments>
-void LaunchWithShared(Context& context, Kernel* kernel, int64_t blocks, int threads, size_t bytes,
-                      const Arguments&... arguments) {
+// A kernel that is to have more shared memory than it gets unasked.
+template <class Kernel>
+void AllowShared(Kernel* kernel, size_t bytes) {
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "attention: shared memory");
+}
+
+template <class Kernel, class... Arguments>
+void LaunchWithShared(Context& context, Kernel* kernel, int64_t blocks, int threads, size_t bytes,
+                      const Arguments&... arguments) {
+  AllowShared(kernel, bytes);
   kernel<<<static_cast<unsigned>(blocks), threads, bytes, context.stream()>>>(arguments...);
   CheckLaunch("attention");
 }

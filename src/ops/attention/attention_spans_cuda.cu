@@ -2,6 +2,7 @@
 // into spans; a block takes a span for up to 16 queries, and each of its warps every fourth 16 keys
 // of it, which it copies into shared memory of its own some steps ahead, so that no warp waits for
 // another. The warps' results are put together at the end, those of the spans by a second kernel.
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/ops/attention/attention_cuda.cuh"
 
 namespace adder::cuda {
@@ -35,6 +36,8 @@ __global__ void __launch_bounds__(kThreads)
   auto& shared = *reinterpret_cast<SpanShared<T, kD, kStages>*>(shared_bytes);
   const AttentionProblem& p = a.p.forward;
   const auto kv_heads = static_cast<unsigned>(p.kv_heads);
+  WaitForKernelsBefore();
+  LetNextKernelBegin();
   AttentionQueryTile tile = tiles[blockIdx.x / kv_heads];
   tile.TakeLength(p);
   const int kv_head = static_cast<int>(blockIdx.x % kv_heads);
@@ -197,8 +200,14 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int kD, int kStages>
 void Launch(Context& context, const AttentionKernelArguments& a, const AttentionQueryTile* tiles,
             int64_t count) {
-  LaunchWithShared(context, AttentionSpansKernel<T, kD, kStages>, count * a.p.forward.kv_heads,
-                   kThreads, sizeof(SpanShared<T, kD, kStages>), a, tiles);
+  constexpr size_t kBytes = sizeof(SpanShared<T, kD, kStages>);
+  AllowShared(AttentionSpansKernel<T, kD, kStages>, kBytes);
+  LaunchOverlapped(context,
+                   {.name = "attention",
+                    .grid = static_cast<unsigned>(count * a.p.forward.kv_heads),
+                    .block = kThreads,
+                    .shared_bytes = kBytes},
+                   AttentionSpansKernel<T, kD, kStages>, a, tiles);
 }
 
 template <class T>

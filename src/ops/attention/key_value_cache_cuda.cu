@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/row_access.cuh"
-#include "adder/backend/cuda/runtime.cuh"
 #include "adder/ops/attention/key_value_cache_cuda.h"
 
 namespace adder::cuda {
@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(kThreads)
 template <int kVector>
 __global__ void __launch_bounds__(kThreads) AppendRowsKernel(AppendRowsArguments a, Fault fault) {
   const int64_t s = blockIdx.x;
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const int64_t length = a.lengths[s];
   if (length < 0 || length >= a.capacity) {
     if (threadIdx.x == 0) fault.Raise();
@@ -89,13 +91,12 @@ void AppendRows(const AppendRowsArguments& a) {
   Context& context = ContextOf(a.device);
   const Fault fault =
       context.faults().Of("key_value_cache: a sequence has more rows than the cache has room for");
-  const auto blocks = static_cast<unsigned>(a.sequences);
-  if (a.columns % 4 == 0 && FourAtATime({a.rows, a.cache})) {
-    AppendRowsKernel<4><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
-  } else {
-    AppendRowsKernel<1><<<blocks, kThreads, 0, context.stream()>>>(a, fault);
-  }
-  CheckLaunch("key and value cache");
+  const bool fours = a.columns % 4 == 0 && FourAtATime({a.rows, a.cache});
+  LaunchOverlapped(context,
+                   {.name = "key and value cache",
+                    .grid = static_cast<unsigned>(a.sequences),
+                    .block = kThreads},
+                   fours ? AppendRowsKernel<4> : AppendRowsKernel<1>, a, fault);
 }
 
 }  // namespace adder::cuda

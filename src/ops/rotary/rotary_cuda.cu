@@ -2,8 +2,8 @@
 // and turns the pair in every head.
 #include <algorithm>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/row_access.cuh"
-#include "adder/backend/cuda/runtime.cuh"
 #include "adder/ops/rotary/rotary_cuda.h"
 
 namespace adder::cuda {
@@ -15,6 +15,8 @@ constexpr int kAhead = 4;  // heads whose loads are under way at a time
 __global__ void __launch_bounds__(kMostThreads)
     RotaryKernel(RotaryArguments a, const double* frequencies) {
   const int64_t row = blockIdx.x;
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const auto position = static_cast<double>(a.positions[row]);
   // Channels that are not turned are copied, each as a pair's first.
   const int64_t copied = a.d_head - 2 * a.pairs;
@@ -64,8 +66,9 @@ void Rotary(const RotaryArguments& a) {
                    : static_cast<const double*>(context.Table(a.frequencies, a.pairs * 8));
   const int64_t lanes = (a.d_head - a.pairs + 31) / 32 * 32;
   const auto threads = static_cast<unsigned>(std::min<int64_t>(lanes, kMostThreads));
-  RotaryKernel<<<static_cast<unsigned>(a.rows), threads, 0, context.stream()>>>(a, frequencies);
-  CheckLaunch("rotary");
+  LaunchOverlapped(context,
+                   {.name = "rotary", .grid = static_cast<unsigned>(a.rows), .block = threads},
+                   RotaryKernel, a, frequencies);
 }
 
 }  // namespace adder::cuda

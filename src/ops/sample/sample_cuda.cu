@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/numbers.cuh"
-#include "adder/backend/cuda/runtime.cuh"
 #include "adder/ops/most_likely/best_logit.cuh"
 #include "adder/ops/sample/sample_cuda.h"
 
@@ -181,6 +181,8 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(const SampleArguments a
   __shared__ Histogram histogram;
   const int64_t row = blockIdx.x;
   const int64_t vocab = a.vocab;
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const SampleRow options = a.options[row];
   const float* logits = static_cast<const float*>(a.logits.data) + row * a.logits.stride;
   const float* scores = logits;
@@ -264,8 +266,9 @@ void Sample(const SampleArguments& a) {
   if (a.rows == 0) return;
   Context& context = ContextOf(a.device);
   const ProfilerRange range("sample");
-  SampleKernel<<<static_cast<unsigned>(a.rows), kThreads, 0, context.stream()>>>(a);
-  CheckLaunch("sample");
+  LaunchOverlapped(context,
+                   {.name = "sample", .grid = static_cast<unsigned>(a.rows), .block = kThreads},
+                   SampleKernel, a);
 }
 
 }  // namespace adder::cuda
