@@ -6,10 +6,12 @@ namespace {
 
 constexpr int kColumns = 32;
 constexpr int kRowGroups = 32;
+constexpr int kThreads = kColumns * kRowGroups;
 
 // A block sums kColumns columns: each of its kRowGroups warps every 32nd row, then these in order.
-__global__ void AddColumnSumsKernel(const float* partial, int64_t rows, int64_t stride,
-                                    int64_t columns, float* sums) {
+__global__ void __launch_bounds__(kThreads)
+    AddColumnSumsKernel(const float* partial, int64_t rows, int64_t stride, int64_t columns,
+                        float* sums) {
   __shared__ float shared[kRowGroups][kColumns];
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   float sum = 0;
