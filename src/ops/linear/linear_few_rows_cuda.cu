@@ -84,7 +84,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   uint4 current[kAhead] = {};
   if (first < a.N) fetch(row_of(first), 0, current);
 
-  KeepRows<kThreads, kRows, kQuads>(a.x, a.rows, pieces, x);
+  const auto place = [&](int r, int quad) {
+    return (r * kQuads + quad % kQuads) * pieces + quad / kQuads;
+  };
+  KeepRows<kThreads, kRows>(a.x, a.rows, kQuads * pieces, x, place);
   __syncthreads();
 
   float sums[kRows] = {};

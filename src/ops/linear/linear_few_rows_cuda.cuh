@@ -15,46 +15,44 @@ void LinearFewRows(Context& context, const LinearArguments& a);
 bool TakesQuantizedRows(const LinearArguments& a);
 void LinearQuantizedRows(Context& context, const LinearArguments& a);
 
-// x as f32 in shared memory, by all of a block's kThreads threads: kRows rows, of which those past
-// the last are it again, as [kRows][kQuads][pieces] quads. A piece is kQuads quads of a row, apart
-// from each other so that lanes that read neighbouring pieces find different banks.
-template <int kThreads, int kRows, int kQuads, class X>
-__device__ inline void KeepRows(const X* x, int64_t stride, int64_t rows, int pieces, float4* to) {
+// x as f32 in shared memory, by all of a block's kThreads threads: quad i (four neighbours) of row
+// r at to[place(r, i)], kRows rows, of which those past the last are it again.
+template <int kThreads, int kRows, class X, class Place>
+__device__ inline void KeepRows(const X* x, int64_t stride, int64_t rows, int quads, float4* to,
+                                const Place& place) {
   constexpr int kAtOnce = 4;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const X* row = x + min(static_cast<int64_t>(r), rows - 1) * stride;
-    for (int i = static_cast<int>(threadIdx.x); i < kQuads * pieces; i += kAtOnce * kThreads) {
-      Bits<X, 4> quads[kAtOnce];
+    for (int i = static_cast<int>(threadIdx.x); i < quads; i += kAtOnce * kThreads) {
+      Bits<X, 4> bits[kAtOnce];
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        const int quad = i + j * kThreads;
-        if (quad < kQuads * pieces) quads[j] = LoadBits<4>(row + quad * 4);
+        if (i + j * kThreads < quads) bits[j] = LoadBits<4>(row + (i + j * kThreads) * 4);
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        const int quad = i + j * kThreads;
-        if (quad >= kQuads * pieces) continue;
+        if (i + j * kThreads >= quads) continue;
         float four[4];
-        Unpack<X, 4>(quads[j], four);
-        to[(r * kQuads + quad % kQuads) * pieces + quad / kQuads] = {four[0], four[1], four[2],
-                                                                     four[3]};
+        Unpack<X, 4>(bits[j], four);
+        to[place(r, i + j * kThreads)] = {four[0], four[1], four[2], four[3]};
       }
     }
   }
 }
-template <int kThreads, int kRows, int kQuads>
-__device__ inline void KeepRows(const Rows& x, int64_t rows, int pieces, float4* to) {
+template <int kThreads, int kRows, class Place>
+__device__ inline void KeepRows(const Rows& x, int64_t rows, int quads, float4* to,
+                                const Place& place) {
   switch (x.dtype) {
     case DType::kBF16:
-      return KeepRows<kThreads, kRows, kQuads>(static_cast<const __nv_bfloat16*>(x.data), x.stride,
-                                               rows, pieces, to);
+      return KeepRows<kThreads, kRows>(static_cast<const __nv_bfloat16*>(x.data), x.stride, rows,
+                                       quads, to, place);
     case DType::kF16:
-      return KeepRows<kThreads, kRows, kQuads>(static_cast<const __half*>(x.data), x.stride, rows,
-                                               pieces, to);
+      return KeepRows<kThreads, kRows>(static_cast<const __half*>(x.data), x.stride, rows, quads,
+                                       to, place);
     default:
-      return KeepRows<kThreads, kRows, kQuads>(static_cast<const float*>(x.data), x.stride, rows,
-                                               pieces, to);
+      return KeepRows<kThreads, kRows>(static_cast<const float*>(x.data), x.stride, rows, quads, to,
+                                       place);
   }
 }
 

@@ -1,10 +1,9 @@
 // linear of few rows and quantized weights on CUDA: memory-bound by W. A warp takes a row of W
-// after the other and copies it to shared memory in chunks of 1024 elements, several chunks ahead:
+// after the other and copies it to shared memory in chunks of 2048 elements, several chunks ahead:
 // blocks of 18 or 34 bytes lie across the pieces that memory is read by, and only from shared
 // memory can each lane fetch its own. Several short rows make a chunk; the chunks of a long row are
 // shared by the warps of a block where rows are few. A lane multiplies 32 elements of the chunk
-// with those of x, which the block keeps as f32, four by four and block by block, so that lanes
-// find different banks.
+// with those of x, which the block keeps as f32.
 #include <algorithm>
 #include <bit>
 
@@ -18,13 +17,19 @@ namespace {
 
 constexpr int kWarps = 8;  // of a block
 constexpr int kThreads = 32 * kWarps;
-constexpr int kBlocks = 2;           // of a multiprocessor
-constexpr int kBlock = 32;           // elements of x and W that a lane multiplies
-constexpr int kChunk = 32 * kBlock;  // of a warp
-constexpr int kPiece = 16;           // bytes that are copied at once
-constexpr int64_t kMostRows = 4;     // of x
+constexpr int kBlocks = 2;  // of a multiprocessor
+constexpr int kBlock = 32;  // elements of x and W that a lane multiplies at a time
+constexpr int kQuads = kBlock / 4;
+// Quads from a block of x to the next, so that lanes find different banks.
+constexpr int kPitch = kQuads + 1;
+constexpr int kEach = 2;  // blocks of a lane in a chunk
+constexpr int kLanes = 32;
+constexpr int kChunkBlocks = kLanes * kEach;
+constexpr int kChunk = kChunkBlocks * kBlock;  // elements that a warp copies at a time
+constexpr int kPiece = 16;                     // bytes that are copied at once
+constexpr int64_t kMostRows = 4;               // of x
 constexpr int64_t kMostShared = 200 << 10;
-constexpr uint32_t kPrefetched = 8 << 10;      // bytes of W for each warp
+constexpr int kPrefetched = 8 << 10;           // bytes of W for each warp
 constexpr int64_t kLittle = int64_t{4} << 20;  // bytes of W that the next kernels need not wait for
 
 // ---- The 32 elements of a lane: Σ w · x, where x(r, i) are four neighbours of x's row r ---------
@@ -45,9 +50,9 @@ __device__ inline float HalfOf(uint32_t bits) { return __half2float(__ushort_as_
 // kWords words from an even address on.
 template <int kWords>
 __device__ inline void LoadWords(const std::byte* from, uint32_t (&words)[kWords]) {
-  const auto begin = reinterpret_cast<uintptr_t>(from);
-  const auto* aligned = reinterpret_cast<const uint32_t*>(begin & ~uintptr_t{3});
-  const uint32_t shift = begin % 4 * 8;  // 0 or 16
+  const auto off = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from) % 4);  // 0 or 2
+  const auto* aligned = reinterpret_cast<const uint32_t*>(from - off);
+  const uint32_t shift = off * 8;
   uint32_t raw[kWords + 1];
 #pragma unroll
   for (int i = 0; i <= kWords; ++i) raw[i] = aligned[i];
@@ -58,9 +63,9 @@ __device__ inline void LoadWords(const std::byte* from, uint32_t (&words)[kWords
 template <int kWords>
 __device__ inline float ScaleAndWords(const std::byte* chunk, int index,
                                       uint32_t (&words)[kWords]) {
-  const auto begin = reinterpret_cast<uintptr_t>(chunk + (2 + 4 * kWords) * index);
-  const bool aligned = begin % 4 == 0;
-  const auto* from = reinterpret_cast<const uint32_t*>(begin & ~uintptr_t{3});
+  const std::byte* begin = chunk + (2 + 4 * kWords) * index;
+  const bool aligned = reinterpret_cast<uintptr_t>(begin) % 4 == 0;
+  const auto* from = reinterpret_cast<const uint32_t*>(aligned ? begin : begin - 2);
   uint32_t raw[kWords + 1];
 #pragma unroll
   for (int i = 0; i <= kWords; ++i) raw[i] = from[i];
@@ -168,17 +173,17 @@ template <class Block>
 inline constexpr int kElements = sizeof(Block) > 100 ? 256 : 32;
 template <class Block>
 inline constexpr int kChunkBytes = kChunk / kElements<Block>* static_cast<int>(sizeof(Block));
-// Chunks of a warp that are on the way or being multiplied: about 4 KB.
+// Chunks of a warp that are on the way or being multiplied.
 template <class Block>
-inline constexpr int kStages = kChunkBytes<Block> > 800 ? 4 : 6;
+inline constexpr int kStages = kChunkBytes<Block> > 1600 ? 3 : 4;
 // A chunk with the rest of the pieces that its first and last byte lie in.
 template <class Block>
 inline constexpr int kStageBytes = (kChunkBytes<Block> + 2 * (kPiece - 1)) / kPiece* kPiece;
 
-// How rows of W are dealt out.
+// How rows of W, which lie densely, are dealt out.
 struct Dealing {
-  int lanes;   // of a row, a power of two: 32, or fewer where that many hold a whole row
-  bool split;  // all warps of a block share a row
+  int lanes_log2;  // of a row: all of a warp, or fewer where that many hold a whole row
+  bool split;      // all warps of a block share a row
 };
 
 // Begins to copy a piece to shared memory, of which `bytes` may be read.
@@ -193,7 +198,7 @@ __device__ inline void WaitForPieces() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Shared memory: the warps' stages, then x as [kRows][8][blocks of K] quads.
+// Shared memory: the warps' stages, then x as [kRows][blocks of K][kPitch] quads.
 template <class Block, int kRows>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     QuantizedRowsKernel(const __grid_constant__ LinearArguments a, Dealing dealing) {
@@ -206,13 +211,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   std::byte* const stages = all_stages + warp * kAhead * kStage;
   auto* const x = reinterpret_cast<float4*>(all_stages + kWarps * kAhead * kStage);
   const auto blocks = static_cast<int>(a.K / kBlock);  // of 32 elements, of a row
-  const int64_t row_bytes = a.K / kElements<Block> * static_cast<int64_t>(sizeof(Block));
+  const int row_bytes = static_cast<int>(a.K / kElements<Block>) * static_cast<int>(sizeof(Block));
   const auto* const W = static_cast<const std::byte*>(a.W.data);
-  const std::byte* const W_end = W + (a.N - 1) * a.W_row_bytes + row_bytes;
+  const std::byte* const W_end = W + a.N * row_bytes;
 
-  // This warp's rows: `together` from `first` on, and so on; of each the chunks `share`, share +
-  // shares, ...
-  const int together = 32 / dealing.lanes;
+  // This warp's rows: a group of `together` from `first` on, and so on; of each the chunks `share`,
+  // share + shares, ...
+  const int together = 32 >> dealing.lanes_log2;
+  const int own_row = lane >> dealing.lanes_log2;
+  const int own_block = lane & ((1 << dealing.lanes_log2) - 1);
   const int shares = dealing.split ? kWarps : 1;
   const int share = dealing.split ? warp : 0;
   const int64_t first = dealing.split
@@ -220,94 +227,103 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                             : (static_cast<int64_t>(warp) * gridDim.x + blockIdx.x) * together;
   const int64_t stride =
       dealing.split ? static_cast<int64_t>(gridDim.x) : int64_t{kWarps} * gridDim.x * together;
-  const int steps = (blocks + 32 * shares - 1) / (32 * shares);  // chunks of a row
-  // What chunk `step` of the rows from n on is: bytes [begin, begin + bytes) of W.
-  struct Span {
-    const std::byte* begin;
-    int bytes;
-  };
-  const auto span_of = [&](int64_t n, int step) -> Span {
-    const int64_t from = static_cast<int64_t>(step * shares + share) * kChunkBytes<Block>;
-    const int64_t whole = (min(static_cast<int64_t>(together), a.N - n) - 1) * a.W_row_bytes +
-                          row_bytes;  // short rows lie together
-    return {W + n * a.W_row_bytes + from,
-            static_cast<int>(min(static_cast<int64_t>(kChunkBytes<Block>), whole - from))};
-  };
+  const int steps =
+      (blocks + kChunkBlocks * shares - 1) / (kChunkBlocks * shares);  // chunks of a group
+  const int group_bytes = together * row_bytes;
+  const int first_byte = share * kChunkBytes<Block>;  // of a group
+  const std::byte* const first_group = W + first * row_bytes;
+  const int64_t stride_bytes = stride * row_bytes;
 
   const bool little = a.N * row_bytes <= kLittle;
   if (little) LetNextKernelBegin();
   if (lane == 0) {
-    uint32_t asked = 0;
-    for (int64_t n = first; n < a.N && asked < kPrefetched; n += stride) {
-      for (int step = 0; step < steps && asked < kPrefetched; ++step) {
-        const Span span = span_of(n, step);
-        const uint32_t bytes = static_cast<uint32_t>(max(span.bytes, 0)) / kPiece * kPiece;
-        if (bytes == 0) break;
-        PrefetchBytes(span.begin - reinterpret_cast<uintptr_t>(span.begin) % kPiece, bytes);
-        asked += bytes;
+    int left = kPrefetched;
+    for (const std::byte* group = first_group; group < W_end && left > 0; group += stride_bytes) {
+      const auto bytes = static_cast<int>(
+          min(static_cast<int64_t>(group_bytes), static_cast<int64_t>(W_end - group)));
+      for (int from = first_byte; from < bytes && left > 0; from += shares * kChunkBytes<Block>) {
+        const int count = min(bytes - from, kChunkBytes<Block>) / kPiece * kPiece;
+        if (count == 0) break;
+        PrefetchBytes(group + from - reinterpret_cast<uintptr_t>(group + from) % kPiece,
+                      static_cast<uint32_t>(count));
+        left -= count;
       }
     }
   }
   WaitForKernelsBefore();
   if (!little) LetNextKernelBegin();
 
-  int64_t ahead_n = first;
+  const std::byte* ahead = first_group;
+  int ahead_from = first_byte;
   int ahead_step = 0;
   int ahead_stage = 0;
   const auto fetch_next = [&] {
-    if (ahead_n < a.N) {
-      const Span span = span_of(ahead_n, ahead_step);
-      const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(span.begin) % kPiece);
-      const std::byte* from = span.begin - before;
-      std::byte* to = stages + ahead_stage * kStage;
-      if (span.bytes > 0) {
-        for (int i = lane * kPiece; i < before + span.bytes; i += 32 * kPiece) {
-          CopyPiece(to + i, from + i,
-                    static_cast<int>(min(static_cast<int64_t>(kPiece),
-                                         static_cast<int64_t>(W_end - (from + i)))));
+    if (ahead < W_end) {
+      const std::byte* const chunk = ahead + ahead_from;
+      const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(chunk) % kPiece);
+      // From the piece's first byte on: those of the chunk, and those that may be read.
+      const int wanted = before + min(group_bytes - ahead_from, kChunkBytes<Block>);
+      const auto readable = before + static_cast<int>(min(static_cast<int64_t>(W_end - chunk),
+                                                          int64_t{kChunkBytes<Block> + kPiece}));
+      std::byte* const to = stages + ahead_stage * kStage;
+#pragma unroll
+      for (int i = 0; i < kStage; i += 32 * kPiece) {
+        const int at = i + lane * kPiece;
+        if (at < min(wanted, readable)) {
+          CopyPiece(to + at, chunk - before + at, min(kPiece, readable - at));
         }
       }
+      ahead_from += shares * kChunkBytes<Block>;
       if (++ahead_step == steps) {
         ahead_step = 0;
-        ahead_n += stride;
+        ahead_from = first_byte;
+        ahead += stride_bytes;
       }
     }
     ahead_stage = ahead_stage + 1 == kAhead ? 0 : ahead_stage + 1;
     CommitPieces();
   };
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < kAhead - 1; ++i) fetch_next();
-  KeepRows<kThreads, kRows, 8>(a.x, a.rows, blocks, x);
+  const auto place = [&](int r, int quad) {
+    return (r * blocks + quad / kQuads) * kPitch + quad % kQuads;
+  };
+  KeepRows<kThreads, kRows>(a.x, a.rows, kQuads * blocks, x, place);
   __syncthreads();
 
   float sums[kRows] = {};
   int stage = 0;
-  for (int64_t n = first; n < a.N; n += stride) {
+  int64_t n = first;
+  for (const std::byte* group = first_group; group < W_end; group += stride_bytes, n += stride) {
+    int from = first_byte;
+    int block = share * kChunkBlocks + own_block;  // of the row, this lane's first
     for (int step = 0; step < steps; ++step) {
       WaitForPieces<kAhead - 2>();
       __syncwarp();  // the chunk is there, and nobody reads the one before any more
       fetch_next();
-      const Span span = span_of(n, step);
-      // Which of the chunk's blocks is this lane's, and which of its row's.
-      const int own = lane / dealing.lanes;  // row
-      const int block = (step * shares + share) * 32 + lane % dealing.lanes;
-      if (block < blocks && n + own < a.N) {
-        const std::byte* chunk = stages + stage * kStage +
-                                 reinterpret_cast<uintptr_t>(span.begin) % kPiece + own * row_bytes;
+      const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(group + from) % kPiece);
+      const std::byte* const chunk = stages + stage * kStage + before + own_row * row_bytes;
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) {
+        const int its = block + j * kLanes;
+        // Lanes of short rows have one block at most.
+        if (its >= blocks || n + own_row >= a.N) continue;
         AddProducts<kRows>(
-            static_cast<const Block*>(nullptr), chunk, lane % dealing.lanes,
-            [&](int r, int i) { return x[(r * 8 + i) * blocks + block]; }, sums);
+            static_cast<const Block*>(nullptr), chunk, own_block + j * kLanes,
+            [&](int r, int i) { return x[(r * blocks + its) * kPitch + i]; }, sums);
       }
       stage = stage + 1 == kAhead ? 0 : stage + 1;
+      from += shares * kChunkBytes<Block>;
+      block += shares * kChunkBlocks;
     }
-    float result = 0;  // of x's row lane % lanes
+    float result = 0;  // of x's row own_block
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float sum = sums[r];
-      for (int distance = dealing.lanes / 2; distance > 0; distance /= 2) {
+      for (int distance = (1 << dealing.lanes_log2) / 2; distance > 0; distance /= 2) {
         sum += __shfl_xor_sync(0xffffffffu, sum, distance);
       }
-      if (lane % dealing.lanes == r) result = sum;
+      if (own_block == r) result = sum;
       sums[r] = 0;
     }
     if (dealing.split) {
@@ -320,26 +336,27 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         for (int other = 1; other < kWarps; ++other) result += parts[other][lane];
       }
     }
-    const int64_t row = lane % dealing.lanes;
-    const int64_t own = n + lane / dealing.lanes;
-    if (row < kRows && row < a.rows && own < a.N) {
+    const int64_t own = n + own_row;
+    if (own_block < kRows && own_block < a.rows && own < a.N) {
       if (a.bias != nullptr) result += a.bias[own];
-      StoreOne(result, a.y.data, row * a.y.stride + own, a.y.dtype);
+      StoreOne(result, a.y.data, own_block * a.y.stride + own, a.y.dtype);
     }
   }
 }
 
 template <class Block, int kRows>
 int64_t SharedBytes(int64_t K) {
-  return kWarps * kStages<Block> * kStageBytes<Block> + kRows * K * 4;
+  return kWarps * kStages<Block> * kStageBytes<Block> +
+         kRows * (K / kBlock) * kPitch * static_cast<int64_t>(sizeof(float4));
 }
 
 Dealing DealingOf(const Context& context, const LinearArguments& a) {
   const auto blocks = static_cast<uint64_t>(a.K / kBlock);
   // A row's sums, one for each of x's rows, are its first lanes'.
-  const int lanes = static_cast<int>(
-      std::clamp<uint64_t>(std::bit_ceil(blocks), static_cast<uint64_t>(kMostRows), 32));
-  return {.lanes = lanes, .split = blocks > 32 && a.N <= 4 * context.multiprocessors()};
+  const auto lanes =
+      std::clamp<uint64_t>(std::bit_ceil(blocks), static_cast<uint64_t>(kMostRows), 32);
+  return {.lanes_log2 = std::countr_zero(lanes),
+          .split = blocks > kChunkBlocks && a.N <= 4 * context.multiprocessors()};
 }
 
 template <class Block, int kRows>
@@ -350,7 +367,7 @@ void Launch(Context& context, const LinearArguments& a) {
                              static_cast<int>(bytes)),
         "linear's shared memory");
   const Dealing dealing = DealingOf(context, a);
-  const int64_t rows = dealing.split ? 1 : kWarps * (32 / dealing.lanes);  // of a block
+  const int64_t rows = dealing.split ? 1 : kWarps * (32 >> dealing.lanes_log2);  // of a block
   const int64_t grid =
       std::min((a.N + rows - 1) / rows, int64_t{kBlocks} * context.multiprocessors());
   LaunchOverlapped(context,
@@ -370,7 +387,7 @@ bool TakesQuantizedRows(const LinearArguments& a) {
   const bool dense = a.W_row_bytes == DTypeBytes(a.W.dtype, a.K);
   return dense && reinterpret_cast<uintptr_t>(a.W.data) % kPiece == 0 &&
          AlignedTo(4 * x_size, a.x.data, a.x.stride, x_size) &&
-         SharedBytes<BlockQ8_0, 1>(0) + rounded * a.K * 4 <= kMostShared;
+         SharedBytes<BlockQ8_0, 1>(rounded * a.K) <= kMostShared;
 }
 
 void LinearQuantizedRows(Context& context, const LinearArguments& a) {
