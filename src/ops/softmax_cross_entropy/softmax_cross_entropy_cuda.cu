@@ -283,8 +283,11 @@ void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a) {
   const ProfilerRange range("softmax_cross_entropy");
   Context& context = ContextOf(a.device);
   const Fault fault = OutsideVocabulary(context, a.vocab);
-  ForEachBlock(context, a, nullptr, [&](int64_t, int64_t rows, const LogitRows& logits) {
-    LaunchRows<float>(context, logits, rows, fault);
+  // The backward's own kernel, so that its losses are the same bits.
+  VisitActivation(a.hidden.dtype, [&](auto type) {
+    ForEachBlock(context, a, nullptr, [&](int64_t, int64_t rows, const LogitRows& logits) {
+      LaunchRows<decltype(type)>(context, logits, rows, fault);
+    });
   });
 }
 
