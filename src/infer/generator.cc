@@ -1,5 +1,5 @@
-// The memory of all conversations is one packed State; those without rows in a forward are empty
-// sequences of its layout.
+// The memory of all conversations is one packed State, which new ones join at the next forward;
+// those without rows in a forward are empty sequences of its layout.
 #include "adder/infer/generator.h"
 
 #include <fmt/core.h>
@@ -123,17 +123,19 @@ int64_t Generator::Add(Session session, const GenerationOptions& options) {
   }
   State state = std::move(session.state).To(model_.device());
   auto sequence = std::make_unique<Sequence>(next_id_, std::move(session), options);
-  if (sequences_.empty()) {
-    state_ = std::move(state);
-  } else {
-    const State both[] = {std::move(state_), std::move(state)};
-    state_ = State::Stack(both);
-  }
+  joining_.push_back(std::move(state));
   sequences_.push_back(std::move(sequence));
   return next_id_++;
 }
 
 int64_t Generator::active() const { return static_cast<int64_t>(sequences_.size()); }
+
+void Generator::Join() {
+  if (joining_.empty()) return;
+  if (state_.sequences() > 0) joining_.insert(joining_.begin(), std::move(state_));
+  state_ = joining_.size() == 1 ? std::move(joining_.front()) : State::Stack(joining_);
+  joining_.clear();
+}
 
 SequenceLayout Generator::PlanRows() const {
   std::vector<int64_t> lengths;
@@ -212,6 +214,7 @@ void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& logits,
 }
 
 std::vector<Generated> Generator::Step(const std::function<void(const TokenEvent&)>& on_token) {
+  Join();
   const SequenceLayout layout = PlanRows();
   if (layout.rows() > 0) {
     const Tensor tokens = TakeTokens(layout);
@@ -246,6 +249,7 @@ std::vector<Generated> Generator::Step(const std::function<void(const TokenEvent
 }
 
 std::vector<Generated> Generator::Finish() {
+  Join();
   std::vector<Generated> results;
   for (size_t s = 0; s < sequences_.size(); ++s) {
     results.push_back(Result(s, FinishReason::kStopped));

@@ -92,6 +92,8 @@ class Generator {
  private:
   struct Sequence;
 
+  // Puts the memory of what was added behind that of the others, all of it at once.
+  void Join();
   // The rows of the next forward.
   SequenceLayout PlanRows() const;
   // Their tokens, which count as read from then on: i32 [rows].
@@ -108,9 +110,11 @@ class Generator {
   const Tokenizer& tokenizer_;
   int64_t max_rows_;
   int64_t next_id_ = 0;
-  // sequences_[s] is the conversation whose memory is sequence s of state_.
+  // sequences_[s] is the conversation whose memory is sequence s of state_; the memory of those
+  // that were added since the last forward is in joining_.
   std::vector<std::unique_ptr<Sequence>> sequences_;
   State state_;
+  std::vector<State> joining_;
   Decoder decoder_;
 };
 
