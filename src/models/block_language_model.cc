@@ -207,6 +207,13 @@ void BlockLanguageModel::ParametersChanged() {
   fingerprint_ = 0;
 }
 
+void BlockLanguageModel::ParametersTrained() {
+  for (Parameter& p : list_.parameters()) {
+    if (!p.compute_is_copy) Derive(p);
+  }
+  fingerprint_ = 0;
+}
+
 uint64_t BlockLanguageModel::fingerprint() const {
   if (const uint64_t known = fingerprint_; known != 0) return known;
   const ModelConfig& c = config_;

@@ -66,6 +66,7 @@ class BlockLanguageModel : public LanguageModel {
   Tensor LossWithGradients(const Variable& hidden, const Tensor& targets,
                            const Tensor& d_loss) const override;
   void ParametersChanged() override;
+  void ParametersTrained() override;
   void ParametersRefreshed() override { fingerprint_ = 0; }
 
  private:

@@ -93,7 +93,9 @@ class LanguageModel {
   // Refreshes what is derived from the parameters (Parameter::compute, the fingerprint) after
   // values were set or changed. Throws kInvalidArgument for a value of the wrong shape.
   virtual void ParametersChanged() = 0;
-  // After recorded work that holds a ParametersChanged() was repeated: what the host knows of the
+  // The same, for less, where whoever changed the values wrote the copies (compute_is_copy), too.
+  virtual void ParametersTrained() { ParametersChanged(); }
+  // After recorded work that holds a ParametersTrained() was repeated: what the host knows of the
   // parameters (the fingerprint) is out of date, too.
   virtual void ParametersRefreshed() {}
 };

@@ -13,9 +13,6 @@
 namespace adder {
 namespace {
 
-// A recording takes the host about as long as a step.
-constexpr int64_t kMostWanted = 32;
-
 bool Alike(const std::vector<Batch>& a, const std::vector<Batch>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Batch& x, const Batch& y) {
     return x.layout == y.layout && x.first_stream == y.first_stream && x.continues == y.continues &&
@@ -51,7 +48,7 @@ StepOutputs RecordedStep::Run(const StepInputs& inputs) {
   if (recording_ && Alike(inputs.batches, last_)) return Repeat(inputs);
   if (recording_) {
     recording_.reset();  // its memory is what the work takes now
-    wanted_ = std::min(2 * wanted_, kMostWanted);
+    wanted_ *= 2;
   }
   alike_ = Alike(inputs.batches, last_) ? alike_ + 1 : 1;
   last_ = inputs.batches;

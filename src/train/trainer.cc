@@ -177,18 +177,17 @@ StepOutputs Trainer::Compute(const StepInputs& inputs) {
   tensors.reserve(parameters.size());
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = parameters[i];
-    // The copies in the compute dtype are the model's to refresh, all of them at once.
     tensors.push_back({.gradient = p.grad,
                        .weight = p.value,
                        .m = m_[i],
                        .v = v_[i],
-                       .compute_weight = {},
+                       .compute_weight = p.compute_is_copy ? p.compute : Tensor(),
                        .lr_scale = p.learning_rate_scale,
                        .weight_decay = p.weight_decay ? optimizer_.weight_decay : 0.0});
   }
   outputs.result = Tensor::Empty({2}, DType::kF64, device);
   ClippedAdamW(OptionsOf(optimizer_), optimizer_.clip, losses, tensors, scalars, outputs.result);
-  model_.ParametersChanged();
+  model_.ParametersTrained();
   return outputs;
 }
 

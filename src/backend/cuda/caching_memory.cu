@@ -28,6 +28,11 @@ int64_t SizeClass(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// What an allocation takes of a piece that is planned.
+int64_t PlannedBytes(int64_t bytes) {
+  return std::max<int64_t>(1, (bytes + kSmallestBlock - 1) / kSmallestBlock) * kSmallestBlock;
+}
+
 // One of the blocks of that size, no longer among them; null where there is none.
 std::byte* Take(CachingMemory::Blocks& blocks, int64_t size) {
   const auto found = blocks.find(size);
@@ -167,37 +172,69 @@ std::byte* CachingMemory::Allocate(int64_t bytes) {
   }
   const int64_t size = SizeClass(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (std::byte* recorded = Take(recorded_, size)) return recorded;
-  std::byte* block = Take(free_, size);
-  if (block != nullptr) {
-    use_.cached -= size;
-  } else {
-    void* data = nullptr;
-    cudaError_t status = cudaMalloc(&data, static_cast<size_t>(size));
-    if (status == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // forgotten: it was expected
-      ReleaseLocked();
-      status = cudaMalloc(&data, static_cast<size_t>(size));
-    }
-    if (status == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
-      throw Error(ErrorCode::kOutOfMemory, "out of device memory: " + std::to_string(bytes) +
-                                               " bytes were asked for, " +
-                                               std::to_string(use_.in_use) +
-                                               " are in use on cuda:" + std::to_string(device_));
-    }
-    Check(status, "cudaMalloc");
-    block = static_cast<std::byte*>(data);
+  if (planned_ != nullptr) {
+    if (std::byte* place = NextPlannedLocked(bytes)) return place;
   }
-  use_.in_use += size;
-  use_.most_in_use = std::max(use_.most_in_use, use_.in_use);
+  std::byte* block = Take(recorded_, size);
+  if (block == nullptr) {
+    block = Take(free_, size);
+    if (block != nullptr) {
+      use_.cached -= size;
+    } else {
+      block = AllocateLocked(size);
+    }
+    use_.in_use += size;
+    use_.most_in_use = std::max(use_.most_in_use, use_.in_use);
+  }
+  if (recording_ && planned_ == nullptr) {
+    traced_[block] = trace_.size();
+    trace_.push_back({.bytes = PlannedBytes(bytes), .begin = events_++});
+  }
   return block;
+}
+
+std::byte* CachingMemory::AllocateLocked(int64_t size) {
+  void* data = nullptr;
+  cudaError_t status = cudaMalloc(&data, static_cast<size_t>(size));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // forgotten: it was expected
+    ReleaseLocked();
+    status = cudaMalloc(&data, static_cast<size_t>(size));
+  }
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error(ErrorCode::kOutOfMemory,
+                "out of device memory: " + std::to_string(size) + " bytes were asked for, " +
+                    std::to_string(use_.in_use) + " are in use on cuda:" + std::to_string(device_));
+  }
+  Check(status, "cudaMalloc");
+  return static_cast<std::byte*>(data);
+}
+
+std::byte* CachingMemory::NextPlannedLocked(int64_t bytes) {
+  if (next_planned_ == trace_.size() || trace_[next_planned_].bytes != PlannedBytes(bytes)) {
+    throw Error(ErrorCode::kUnsupported,
+                "CUDA: work that takes other memory when it is done again cannot be recorded");
+  }
+  const PlannedBlock& block = trace_[next_planned_++];
+  return block.end == PlannedBlock::kNever ? nullptr : planned_ + block.offset;
+}
+
+bool CachingMemory::InPieceLocked(const std::byte* data) const {
+  return std::any_of(pieces_.begin(), pieces_.end(), [&](const auto& piece) {
+    return data >= piece.first && data < piece.first + piece.second;
+  });
 }
 
 void CachingMemory::Free(std::byte* data, int64_t bytes) noexcept {
   const int64_t size = SizeClass(bytes);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (InPieceLocked(data)) return;
   if (recording_) {
+    if (const auto traced = traced_.find(data); traced != traced_.end()) {
+      trace_[traced->second].end = events_++;
+      traced_.erase(traced);
+    }
     recorded_[size].push_back(data);
     return;
   }
@@ -209,12 +246,20 @@ void CachingMemory::Free(std::byte* data, int64_t bytes) noexcept {
 void CachingMemory::BeginRecording() {
   const std::lock_guard<std::mutex> lock(mutex_);
   recording_ = true;
+  most_before_ = use_.most_in_use;
 }
 
-CachingMemory::Blocks CachingMemory::EndRecording() {
+CachingMemory::Recorded CachingMemory::EndRecording() {
   const std::lock_guard<std::mutex> lock(mutex_);
   recording_ = false;
-  return std::exchange(recorded_, {});
+  planned_ = nullptr;
+  traced_.clear();
+  events_ = 0;
+  Recorded recorded = {.blocks = std::exchange(recorded_, {}), .trace = std::exchange(trace_, {})};
+  for (const auto& [size, list] : recorded.blocks) {
+    recorded.bytes += size * static_cast<int64_t>(list.size());
+  }
+  return recorded;
 }
 
 void CachingMemory::GiveBack(const Blocks& blocks) noexcept {
@@ -226,6 +271,30 @@ void CachingMemory::GiveBack(const Blocks& blocks) noexcept {
     use_.in_use -= bytes;
     use_.cached += bytes;
   }
+}
+
+std::byte* CachingMemory::BeginPlannedRecording(std::vector<PlannedBlock> plan, int64_t bytes) {
+  MakeCurrent();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ReleaseLocked();
+  use_.most_in_use = most_before_;  // nothing ever used what the trace was taken with
+  planned_ = AllocateLocked(bytes);
+  pieces_[planned_] = bytes;
+  use_.in_use += bytes;
+  use_.most_in_use = std::max(use_.most_in_use, use_.in_use);
+  trace_ = std::move(plan);
+  next_planned_ = 0;
+  recording_ = true;
+  return planned_;
+}
+
+void CachingMemory::GiveBackPiece(std::byte* piece) noexcept {
+  cudaSetDevice(device_);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = pieces_.find(piece);
+  use_.in_use -= found->second;
+  pieces_.erase(found);
+  cudaFree(piece);
 }
 
 void CachingMemory::RequireNotRecording() {

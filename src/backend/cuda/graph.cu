@@ -1,5 +1,6 @@
 // Work recorded from a device's queue into a CUDA graph, with the memory and the tables that it
-// uses whenever it is repeated.
+// uses whenever it is repeated. Work that takes much memory is recorded twice: once to see what it
+// takes when, and once in a plan of that.
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -11,32 +12,44 @@
 namespace adder::cuda {
 namespace {
 
+// Blocks of the cache that a plan may spare some of, and the most that are planned.
+constexpr int64_t kWorthAPlan = int64_t{1} << 30;
+constexpr size_t kMostPlanned = size_t{1} << 15;
+
 // What recorded work needs to itself for as long as it may be repeated.
 class Holdings {
  public:
   // From here on everything that the work takes is noted.
   explicit Holdings(Context& context) : context_(context) {
-    context_.BeginHoldingTables();
     context_.memory().BeginRecording();
+    context_.BeginHoldingTables();
+  }
+  Holdings(Context& context, std::vector<PlannedBlock> plan, int64_t bytes)
+      : context_(context), piece_(context.memory().BeginPlannedRecording(std::move(plan), bytes)) {
+    context_.BeginHoldingTables();
   }
   void End() {
     if (ended_) return;
     ended_ = true;
-    blocks_ = context_.memory().EndRecording();
+    recorded_ = context_.memory().EndRecording();
     tables_ = context_.EndHoldingTables();
   }
   ~Holdings() {
     End();
-    context_.memory().GiveBack(blocks_);
+    context_.memory().GiveBack(recorded_.blocks);
+    if (piece_ != nullptr) context_.memory().GiveBackPiece(piece_);
     context_.ReleaseTables(tables_);
   }
   Holdings(const Holdings&) = delete;
   Holdings& operator=(const Holdings&) = delete;
 
+  const CachingMemory::Recorded& recorded() const { return recorded_; }
+
  private:
   Context& context_;
+  std::byte* piece_ = nullptr;
   bool ended_ = false;
-  CachingMemory::Blocks blocks_;
+  CachingMemory::Recorded recorded_;
   std::vector<size_t> tables_;
 };
 
@@ -74,10 +87,7 @@ OwnedGraph EndCapture(cudaStream_t stream, cudaError_t* status) {
   return OwnedGraph(graph);
 }
 
-}  // namespace
-
-std::unique_ptr<Graph> RecordGraph(Context& context, const std::function<void()>& work) {
-  auto holdings = std::make_unique<Holdings>(context);
+OwnedGraph Capture(Context& context, const std::function<void()>& work) {
   cudaError_t status = cudaSuccess;
   // Relaxed: the work may still allocate memory.
   Check(cudaStreamBeginCapture(context.stream(), cudaStreamCaptureModeRelaxed),
@@ -89,9 +99,29 @@ std::unique_ptr<Graph> RecordGraph(Context& context, const std::function<void()>
     cudaGetLastError();  // the work's own error is the one to report
     throw;
   }
-  const OwnedGraph graph = EndCapture(context.stream(), &status);
+  OwnedGraph graph = EndCapture(context.stream(), &status);
   Check(status, "recording a graph");
+  return graph;
+}
+
+}  // namespace
+
+std::unique_ptr<Graph> RecordGraph(Context& context, const std::function<void()>& work) {
+  auto holdings = std::make_unique<Holdings>(context);
+  OwnedGraph graph = Capture(context, work);
   holdings->End();
+  const int64_t blocks = holdings->recorded().bytes;
+  if (blocks > kWorthAPlan && holdings->recorded().trace.size() <= kMostPlanned) {
+    std::vector<PlannedBlock> plan = holdings->recorded().trace;
+    const int64_t bytes = PlanMemory(plan);
+    if (bytes < blocks) {
+      graph.reset();
+      holdings.reset();
+      holdings = std::make_unique<Holdings>(context, std::move(plan), bytes);
+      graph = Capture(context, work);
+      holdings->End();
+    }
+  }
   return std::make_unique<RecordedGraph>(context, graph.get(), std::move(holdings));
 }
 

@@ -60,6 +60,47 @@ TEST_F(GraphCudaTest, GivesItsMemoryBack) {
   EXPECT_EQ(module.Use(0).in_use, before);
 }
 
+// Memory that is planned: what is not there together shares its place.
+TEST_F(GraphCudaTest, PlansWhatTakesMuchMemory) {
+  test::WithLargeMemory([] {
+    const cuda::Module& module = cuda::GetModule();
+    constexpr int64_t kElements = int64_t{100} << 20;  // 400 MiB
+    const Tensor x = Tensor::Zeros({kElements}, DType::kF32, kCuda);
+    const Tensor last = x.Rows(kElements - 1, 1);
+    last.CopyFrom(Filled(3, 1));
+    const Tensor sum = Tensor::Zeros({1}, DType::kF32, kCuda);
+    Tensor kept;
+    const auto work = [&] {
+      {
+        const Tensor squares = Tensor::Zeros({kElements}, DType::kF32, kCuda);
+        AddProduct(squares, x, x);
+        AddTo(sum, squares.Rows(kElements - 1, 1));
+      }
+      const Tensor copies = Tensor::Zeros({2 * kElements}, DType::kF32, kCuda);
+      AddTo(copies.Rows(0, kElements), x);
+      AddTo(copies.Rows(kElements, kElements), copies.Rows(0, kElements));
+      AddTo(sum, copies.Rows(2 * kElements - 1, 1));
+      kept = sum.Clone();
+    };
+    work();
+    EXPECT_EQ(First(kept), 12);
+    const int64_t before = module.Use(0).in_use;
+    const int64_t most_before = module.Use(0).most_in_use;
+    std::unique_ptr<cuda::Graph> graph = module.Record(0, work);
+    EXPECT_LT(module.Use(0).in_use, before + 8 * kElements + (1 << 20)) << "800 MiB, not 1200";
+    EXPECT_LT(module.Use(0).most_in_use, most_before + (1 << 20));
+    EXPECT_EQ(First(sum), 12) << "recording does nothing yet";
+    graph->Launch();
+    EXPECT_EQ(First(kept), 24);
+    last.CopyFrom(Filled(1, 1));
+    graph->Launch();
+    EXPECT_EQ(First(kept), 26);
+    EXPECT_EQ(First(sum), 26);
+    graph.reset();
+    EXPECT_LT(module.Use(0).in_use, before + (1 << 20));
+  });
+}
+
 TEST_F(GraphCudaTest, ErrorsEndTheRecording) {
   const cuda::Module& module = cuda::GetModule();
   const Tensor x = Filled(2);

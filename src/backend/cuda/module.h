@@ -79,7 +79,7 @@ class Module {
   // uses the memory that the recorded work used: tensors made before or within `work` that are read
   // or written outside of it must outlive the graph; what was freed within it stays the graph's.
   // `work` must not copy from or to the host, nor wait for the device, and nobody else may ask
-  // anything of the device meanwhile.
+  // anything of the device meanwhile. Work that takes much memory is called twice, to plan that.
   virtual std::unique_ptr<Graph> Record(int device, const std::function<void()>& work) const = 0;
   // The device's work queue, a cudaStream_t.
   virtual void* Stream(int device) const = 0;
