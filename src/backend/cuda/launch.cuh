@@ -28,8 +28,10 @@
 
 namespace adder::cuda {
 
-// Whether launches overlap on a device, by what it, its driver and the module's code can.
-bool LaunchesOverlap(const Context& context);
+// What lets a launch overlap with the kernel before, as far as the device, its driver and the
+// module's code can. Returns how many attributes that are.
+inline constexpr int kMostOverlapAttributes = 2;
+int OverlapAttributes(const Context& context, cudaLaunchAttribute* attributes);
 
 struct LaunchShape {
   const char* name;  // for errors
@@ -41,16 +43,14 @@ struct LaunchShape {
 template <class... Parameters, class... Arguments>
 void LaunchOverlapped(Context& context, const LaunchShape& shape, void (*kernel)(Parameters...),
                       Arguments&&... arguments) {
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[kMostOverlapAttributes] = {};
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = context.stream();
-  config.attrs = &overlap;
-  config.numAttrs = LaunchesOverlap(context) ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = static_cast<unsigned>(OverlapAttributes(context, attributes));
   Check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), shape.name);
 }
 

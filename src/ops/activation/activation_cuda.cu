@@ -2,8 +2,8 @@
 // device, where it is the same for all threads: these kernels wait for memory.
 #include <algorithm>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/numbers.cuh"
-#include "adder/backend/cuda/runtime.cuh"
 #include "adder/ops/activation/activation_cuda.h"
 
 namespace adder::cuda {
@@ -87,6 +87,8 @@ __device__ Results Evaluate(ElementwiseFunction function, float a, float b, floa
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads)
     ElementwiseKernel(ElementwiseArguments a, int64_t vectors) {
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= a.rows * vectors) return;
   const bool small = a.rows * vectors <= 0xffffffff;  // a long division is slow
@@ -144,13 +146,9 @@ void Elementwise(const ElementwiseArguments& arguments) {
     });
     const int64_t vectors = aligned ? a.columns / kVector : a.columns;
     const auto blocks = static_cast<unsigned>((a.rows * vectors + kThreads - 1) / kThreads);
-    if (aligned) {
-      ElementwiseKernel<T, kVector><<<blocks, kThreads, 0, context.stream()>>>(a, vectors);
-    } else {
-      ElementwiseKernel<T, 1><<<blocks, kThreads, 0, context.stream()>>>(a, vectors);
-    }
+    LaunchOverlapped(context, {.name = "activation", .grid = blocks, .block = kThreads},
+                     aligned ? ElementwiseKernel<T, kVector> : ElementwiseKernel<T, 1>, a, vectors);
   });
-  CheckLaunch("activation");
 }
 
 }  // namespace adder::cuda

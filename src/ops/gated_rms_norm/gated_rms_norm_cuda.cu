@@ -6,6 +6,7 @@
 
 #include "adder/backend/cuda/block_sums.cuh"
 #include "adder/backend/cuda/column_sums.cuh"
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
 
@@ -60,6 +61,8 @@ struct Group {
 
 template <int kVector>
 __global__ void __launch_bounds__(kThreads) GatedRmsNormKernel(GatedRmsNormArguments a) {
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const Group<kVector> group{a, static_cast<int64_t>(blockIdx.x), blockIdx.y * a.group_size};
   const float inverse = group.InverseRms();
   for (int64_t d = threadIdx.x * kVector; d < a.group_size; d += kThreads * kVector) {
@@ -171,6 +174,8 @@ __device__ void LoadWeights(const float* from, float (&to)[kCount]) {
 
 template <class T>
 __global__ void __launch_bounds__(kMostThreads) PieceKernel(GatedRmsNormArguments a) {
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   constexpr int kVector = kPiece<T>;
   const int64_t row = blockIdx.x;
   const int64_t channel = blockIdx.y * a.group_size + threadIdx.x * kVector;
@@ -351,16 +356,18 @@ void GatedRmsNorm(const GatedRmsNormArguments& a) {
     }
     part.weight += channel;
     const dim3 grid(static_cast<unsigned>(a.rows), static_cast<unsigned>(count));
+    const auto launch = [&](auto kernel, int block) {
+      LaunchOverlapped(
+          context, {.name = "gated_rms_norm", .grid = grid, .block = static_cast<unsigned>(block)},
+          kernel, part);
+    };
     if (threads > 0) {
-      VisitActivation(a.x.dtype, [&](auto type) {
-        PieceKernel<decltype(type)><<<grid, threads, 0, context.stream()>>>(part);
-      });
+      VisitActivation(a.x.dtype, [&](auto type) { launch(PieceKernel<decltype(type)>, threads); });
     } else if (four) {
-      GatedRmsNormKernel<4><<<grid, kThreads, 0, context.stream()>>>(part);
+      launch(GatedRmsNormKernel<4>, kThreads);
     } else {
-      GatedRmsNormKernel<1><<<grid, kThreads, 0, context.stream()>>>(part);
+      launch(GatedRmsNormKernel<1>, kThreads);
     }
-    CheckLaunch("gated_rms_norm");
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "adder/backend/cuda/column_sums.cuh"
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/ops/layer_norm/layer_norm_cuda.h"
 
@@ -77,6 +78,8 @@ __device__ Statistics RowStatistics(int64_t channels, float eps, const Value& va
 
 template <int kVector>
 __global__ void __launch_bounds__(kThreads) LayerNormKernel(LayerNormArguments a) {
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const int64_t row = blockIdx.x;
   const int64_t step = kThreads * kVector;
   const auto sum_of = [&](int64_t d, float(&r)[kVector]) {
@@ -216,14 +219,14 @@ void LayerNorm(const LayerNormArguments& a) {
   if (a.rows == 0 || a.channels == 0) return;
   const ProfilerRange range("layer_norm");
   Context& context = ContextOf(a.device);
-  const auto blocks = static_cast<unsigned>(a.rows);
+  const LaunchShape shape = {
+      .name = "layer_norm", .grid = static_cast<unsigned>(a.rows), .block = kThreads};
   if (a.channels % 4 == 0 && FourAtATime({a.x, a.residual, a.y, a.residual_out}) &&
       AlignedTo(16, a.weight, 0, 4) && AlignedTo(16, a.bias, 0, 4)) {
-    LayerNormKernel<4><<<blocks, kThreads, 0, context.stream()>>>(a);
+    LaunchOverlapped(context, shape, LayerNormKernel<4>, a);
   } else {
-    LayerNormKernel<1><<<blocks, kThreads, 0, context.stream()>>>(a);
+    LaunchOverlapped(context, shape, LayerNormKernel<1>, a);
   }
-  CheckLaunch("layer_norm");
 }
 
 void LayerNormBackward(const LayerNormBackwardArguments& a) {

@@ -1,6 +1,7 @@
 // ssd on CUDA, forward: what surrounds the walks, and the recurrence itself for single rows.
 #include <string>
 
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/core/error.h"
 #include "adder/ops/ssd/ssd_cuda.cuh"
@@ -116,6 +117,8 @@ constexpr int kAheadChannels = 4;  // whose states are under way at a time
 template <int kVector, int kCount>
 __global__ void __launch_bounds__(kThreads)
     SingleRowsKernel(const __grid_constant__ SsdArguments a, const Single* singles, int lanes) {
+  LetNextKernelBegin();
+  WaitForKernelsBefore();
   const Single single = singles[blockIdx.x / a.heads];
   const int64_t head = blockIdx.x % a.heads;
   const auto N = static_cast<int>(a.states);
@@ -190,14 +193,17 @@ void RunSingleRows(Context& context, const SsdArguments& a, const std::vector<in
   while (lanes < 32 && lanes < vectors) lanes *= 2;
   const Single* table = SsdTable(context, singles);
   const auto blocks = static_cast<unsigned>(static_cast<int64_t>(singles.size()) * a.heads);
+  const auto launch = [&](auto kernel) {
+    LaunchOverlapped(context, {.name = "ssd's single rows", .grid = blocks, .block = kThreads},
+                     kernel, a, table, lanes);
+  };
   if (!four) {
-    SingleRowsKernel<1, 8><<<blocks, kThreads, 0, context.stream()>>>(a, table, lanes);
+    launch(SingleRowsKernel<1, 8>);
   } else if (vectors <= 32) {
-    SingleRowsKernel<4, 1><<<blocks, kThreads, 0, context.stream()>>>(a, table, lanes);
+    launch(SingleRowsKernel<4, 1>);
   } else {
-    SingleRowsKernel<4, 2><<<blocks, kThreads, 0, context.stream()>>>(a, table, lanes);
+    launch(SingleRowsKernel<4, 2>);
   }
-  CheckLaunch("ssd's single rows");
 }
 
 }  // namespace
