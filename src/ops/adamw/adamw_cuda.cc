@@ -27,7 +27,7 @@ std::vector<AdamWTensor> TensorsOf(std::span<const AdamWTensors> all) {
   std::vector<AdamWTensor> tensors;
   tensors.reserve(all.size());
   for (const AdamWTensors& t : all) {
-    AdamWTensor tensor = {};  // its padding, too: the module compares tables byte by byte
+    AdamWTensor tensor = {};
     tensor.gradient = t.gradient.data<float>();
     tensor.weight = t.weight.data<float>();
     tensor.m = t.m.data<float>();
@@ -101,7 +101,7 @@ void RoundAll(std::span<const RoundedCopy> copies) {
   std::vector<RoundedSpan> spans;
   spans.reserve(copies.size());
   for (const auto& [from, to] : copies) {
-    RoundedSpan span = {};  // its padding, too: the module compares tables byte by byte
+    RoundedSpan span = {};
     span.from = from.data<float>();
     span.to = to.raw();
     span.elements = from.elements();

@@ -1,9 +1,14 @@
 // adamw's arguments as the CUDA module takes them.
 #pragma once
 
+#include <cstddef>
+
 #include "adder/backend/cuda/arguments.h"
 
 namespace adder::cuda {
+
+// The module compares tables of tensors byte by byte, so that nothing in them may be left unset.
+inline constexpr size_t kAfterDType = 8 - sizeof(DType);
 
 // A tensor's part, the same in every step that leaves its memory where it is: kept on the device.
 struct AdamWTensor {
@@ -17,7 +22,9 @@ struct AdamWTensor {
   double lr_scale;
   double weight_decay;
   DType compute_dtype;
+  std::byte unused[kAfterDType];
 };
+static_assert(sizeof(AdamWTensor) == 10 * 8);
 
 // What differs from step to step, worked out in double; adamw_kernel.h has the equations.
 struct AdamWStep {
@@ -69,7 +76,9 @@ struct RoundedSpan {
   int64_t elements;
   int64_t first_piece;  // set by the module
   DType dtype;          // of `to`: bf16 or f16
+  std::byte unused[kAfterDType];
 };
+static_assert(sizeof(RoundedSpan) == 5 * 8);
 
 struct RoundArguments {
   int device;
