@@ -93,6 +93,7 @@ Work WorkOf(const BlockLanguageModel& model, const Options& options) {
 struct Measurement {
   double prefill_seconds = 0;
   double decode_seconds = 0;
+  int64_t repeated_steps = 0;  // of a recording
 };
 
 // Reads the prompts [batch, length] together, then adds the most likely token to each gen_length
@@ -120,6 +121,7 @@ Measurement Generate(const BlockLanguageModel& model, const Tensor& prompts, int
         for (int64_t i = 0; i < gen_length; ++i) MostLikely(decoder.Step(tokens, &state), tokens);
       },
       model.device());
+  m.repeated_steps = decoder.repeated_steps();
   return m;
 }
 
@@ -146,6 +148,7 @@ void Run(const Options& options) {
   Generate(*model, prompts, 4);  // generates code, touches memory
   // Roofs and work in turns, because the machine's speed may change with its other tenants.
   std::vector<double> matmul, fma, read, prefill, decode;
+  int64_t repeated_steps = 0;
   for (int i = 0; i < options.repetitions; ++i) {
     const auto roof = [&](cpu::Roof f32, cpu::Roof otherwise) {
       return cpu::MeasureRoof(bf16 ? otherwise : f32, threads, kRoofSeconds);
@@ -158,6 +161,7 @@ void Run(const Options& options) {
     const Measurement m = Generate(*model, prompts, options.gen_length);
     prefill.push_back(prompt_tokens / m.prefill_seconds);
     decode.push_back(batch * steps / m.decode_seconds);
+    repeated_steps = m.repeated_steps;
   }
   std::vector<JsonValue::Member> fields = {
       {"model", options.size.empty() ? options.model : options.size},
@@ -190,7 +194,8 @@ void Run(const Options& options) {
          {"decode_memory_roof_tokens_per_s", memory_roof},
          {"decode_share_of_memory_roof", Median(decode) / memory_roof}});
   } else {
-    add({{"decode_bytes_per_step", work.decode_bytes},
+    add({{"repeated_steps", repeated_steps},
+         {"decode_bytes_per_step", work.decode_bytes},
          {"decode_bytes_per_s", Median(decode) / batch * work.decode_bytes},
          {"peak_device_bytes", PeakDeviceBytes(device)}});
   }

@@ -72,6 +72,7 @@ Tensor Decoder::Step(const Tensor& tokens, State* state) {
     recording_->tokens.CopyFrom(tokens);
     if (recording_->positions) recording_->positions.CopyFrom(PositionsOf(*state));
     recording_->graph->Launch();
+    ++repeated_steps_;
     for (int64_t& position : state->mutable_positions()) ++position;
     return recording_->logits;
   }

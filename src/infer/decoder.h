@@ -28,6 +28,9 @@ class Decoder {
   // Waits for nothing: tokens that are made on the device need not be known to the host.
   Tensor Step(const Tensor& tokens, State* state);
 
+  // Steps that repeated a recording.
+  int64_t repeated_steps() const { return repeated_steps_; }
+
  private:
   // A step on one place of the memory, recorded.
   struct Recording;
@@ -43,6 +46,7 @@ class Decoder {
   const LanguageModel& model_;
   Place last_;  // of the step before
   std::unique_ptr<Recording> recording_;
+  int64_t repeated_steps_ = 0;
 };
 
 }  // namespace adder
