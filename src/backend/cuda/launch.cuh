@@ -28,10 +28,8 @@
 
 namespace adder::cuda {
 
-// What lets a launch overlap with the kernel before, as far as the device, its driver and the
-// module's code can. Returns how many attributes that are.
-inline constexpr int kMostOverlapAttributes = 2;
-int OverlapAttributes(const Context& context, cudaLaunchAttribute* attributes);
+// Whether launches of a kernel overlap, by what the device, its driver and the module's code can.
+bool LaunchesOverlap(const Context& context, const void* kernel);
 
 struct LaunchShape {
   const char* name;  // for errors
@@ -43,14 +41,16 @@ struct LaunchShape {
 template <class... Parameters, class... Arguments>
 void LaunchOverlapped(Context& context, const LaunchShape& shape, void (*kernel)(Parameters...),
                       Arguments&&... arguments) {
-  cudaLaunchAttribute attributes[kMostOverlapAttributes] = {};
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = context.stream();
-  config.attrs = attributes;
-  config.numAttrs = static_cast<unsigned>(OverlapAttributes(context, attributes));
+  config.attrs = &overlap;
+  config.numAttrs = LaunchesOverlap(context, reinterpret_cast<const void*>(kernel)) ? 1 : 0;
   Check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), shape.name);
 }
 

@@ -38,11 +38,21 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t channel = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kVector;
   const bool owns = channel < a.channels;
   LetNextKernelBegin();
-  if (owns) Prefetch(a.weight + channel * a.width);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTogether;
+  if (owns) {
+    // What was not written just before may have left the cache long ago.
+    Prefetch(a.weight + channel * a.width);
+    if (a.bias != nullptr) Prefetch(a.bias + channel);
+    if (a.initial_window.data != nullptr) {
+      for (int64_t k = 0; k + 1 < a.width; ++k) {
+        Prefetch(a.initial_window.data + first * a.initial_window.sequence_stride +
+                 k * a.initial_window.stride + channel);
+      }
+    }
+  }
   WaitForKernelsBefore();
   if (!owns) return;
   const int width = kExact ? kWidth : static_cast<int>(a.width);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTogether;
   // What lies past the last sequence is computed as the last one, and not written.
   const auto sequence_of = [&](int j) { return min(first + j, a.sequences - 1); };
 

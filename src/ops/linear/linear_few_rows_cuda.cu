@@ -20,7 +20,7 @@ constexpr int64_t kMostRows = 4;     // of x; more are faster with cuBLASLt
 constexpr int64_t kShortRow = 1024;  // bytes of a row that eight lanes take
 constexpr int64_t kLongRow = 2048;   // bytes of a row that a block may take
 constexpr int64_t kMostShared = 96 << 10;
-constexpr int64_t kPrefetched = 8 << 10;       // bytes of W for each warp
+constexpr int64_t kPrefetched = 2 << 10;       // bytes of W for each warp
 constexpr int64_t kLittle = int64_t{4} << 20;  // bytes of W that the next kernels need not wait for
 
 // 16 bytes that are read once.

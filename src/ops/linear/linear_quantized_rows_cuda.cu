@@ -29,7 +29,7 @@ constexpr int kChunk = kChunkBlocks * kBlock;  // elements that a warp copies at
 constexpr int kPiece = 16;                     // bytes that are copied at once
 constexpr int64_t kMostRows = 4;               // of x
 constexpr int64_t kMostShared = 200 << 10;
-constexpr int kPrefetched = 8 << 10;           // bytes of W for each warp
+constexpr int kPrefetched = 2 << 10;           // bytes of W for each warp
 constexpr int64_t kLittle = int64_t{4} << 20;  // bytes of W that the next kernels need not wait for
 
 // ---- The 32 elements of a lane: Σ w · x, where x(r, i) are four neighbours of x's row r ---------

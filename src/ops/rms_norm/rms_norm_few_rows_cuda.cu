@@ -32,8 +32,12 @@ __global__ void __launch_bounds__(kMostThreads)
   const auto step = static_cast<int>(blockDim.x) * 4;
   const auto first = static_cast<int>(threadIdx.x) * 4;
   LetNextKernelBegin();
-  if (a.weight != nullptr) {
-    for (int d = first; d < channels; d += step) Prefetch(a.weight + d);
+  // What was not written just before may have left the cache long ago.
+  for (int d = first; d < channels; d += step) {
+    if (a.weight != nullptr) Prefetch(a.weight + d);
+    if (a.residual.data != nullptr) {
+      Prefetch(static_cast<const float*>(a.residual.data) + row * a.residual.stride + d);
+    }
   }
   WaitForKernelsBefore();
 

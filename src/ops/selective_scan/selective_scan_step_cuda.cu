@@ -29,6 +29,8 @@ __global__ void __launch_bounds__(kThreads)
 
   LetNextKernelBegin();
   Prefetch(a.A + state);
+  if (a.dt_bias != nullptr) Prefetch(a.dt_bias + channel);
+  if (a.D != nullptr) Prefetch(a.D + channel);
   if (a.h0 != nullptr) Prefetch(a.h0 + row_of(0) * all + state);
   WaitForKernelsBefore();
 
