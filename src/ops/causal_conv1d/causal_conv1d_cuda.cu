@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adder/backend/cuda/column_sums.cuh"
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/backend/cuda/numbers.cuh"
 #include "adder/ops/causal_conv1d/causal_conv1d_step_cuda.cuh"
 
@@ -20,7 +21,9 @@ constexpr int64_t kLeastTileRows = 32;
 constexpr int64_t kMostTileRows = 1024;
 constexpr int kMostRounds = 8;     // that a tile's rows are fitted to, at most so many more
 constexpr int kAhead = 4;          // rows whose loads are under way at a time
-constexpr int kForwardBlocks = 8;  // for each multiprocessor: as many fit with the usual width
+constexpr int kFarAhead = 12;      // rows before its turn that a row is asked of the cache
+constexpr int kForwardRounds = 3;  // at least: who is served slower takes fewer tiles
+constexpr int kForwardBlocks = 7;  // for each multiprocessor: as many fit with the usual width
 constexpr int kBackwardBlocks = 4;
 
 // Some rows of one sequence.
@@ -45,11 +48,12 @@ int64_t CountTiles(const CausalConv1dArguments& a, int64_t rows) {
 // Rows of a tile such that the device takes all tiles, `at_a_time` of them running, in whole
 // rounds: of the numbers of rounds the one with the least work, in which a tile costs some rows
 // more than it has.
-int64_t TileRows(const CausalConv1dArguments& a, int64_t at_a_time) {
+int64_t TileRows(const CausalConv1dArguments& a, int64_t at_a_time, int64_t least_rounds) {
   constexpr int64_t kRowsOfATile = 12;  // its beginning and its seam
   int64_t best = kLeastTileRows;
   int64_t least_work = std::numeric_limits<int64_t>::max();
-  const int64_t fewest = (a.sequences + at_a_time - 1) / at_a_time;  // for a tile a sequence
+  // For a tile a sequence.
+  const int64_t fewest = std::max(least_rounds, (a.sequences + at_a_time - 1) / at_a_time);
   for (int64_t rounds = fewest; rounds < fewest + kMostRounds; ++rounds) {
     // The fewest rows with which there are no more tiles than run in so many rounds.
     int64_t low = kLeastTileRows;
@@ -73,8 +77,8 @@ int64_t TileRows(const CausalConv1dArguments& a, int64_t at_a_time) {
   return best;
 }
 
-std::vector<Tile> TilesOf(const CausalConv1dArguments& a, int64_t at_a_time) {
-  const int64_t most = TileRows(a, at_a_time);
+std::vector<Tile> TilesOf(const CausalConv1dArguments& a, int64_t at_a_time, int64_t least_rounds) {
+  const int64_t most = TileRows(a, at_a_time, least_rounds);
   std::vector<Tile> tiles;
   for (int64_t s = 0; s < a.sequences; ++s) {
     const int64_t end = a.offsets[s + 1];
@@ -141,6 +145,15 @@ struct Channels {
   }
 };
 
+// Asks the cache for row t of those from `rows` on, once for each of its lines, where t < end.
+template <int kVector, class T>
+__device__ void AskFor(const T* rows, int64_t stride, int64_t t, int64_t end) {
+  constexpr int kLineThreads = 128 / (kVector * static_cast<int>(sizeof(T)));
+  if (threadIdx.x % kLineThreads == 0 && t < end) {
+    Prefetch(rows + t * stride);
+  }
+}
+
 template <int kCount, int kVector>
 __device__ void Shift(float (&window)[kCount][kVector]) {
 #pragma unroll
@@ -187,7 +200,13 @@ __global__ void __launch_bounds__(kThreads, kExact ? kForwardBlocks : 1)
   };
   const int32_t full = tile.rows / kAhead * kAhead;
   if (full > 0) fetch(0);
+#pragma unroll
+  for (int j = kAhead; j < kFarAhead; ++j) AskFor<kVector>(x, a.x.stride, j, tile.rows);
   for (int32_t t = 0; t < full; t += kAhead) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      AskFor<kVector>(x, a.x.stride, t + kFarAhead + j, tile.rows);
+    }
     Row current[kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) current[j] = rows[j];
@@ -424,7 +443,7 @@ void CausalConv1d(const CausalConv1dArguments& a) {
   const bool vectors = RowsAligned(a.x) && RowsAligned(a.y) && WindowAligned(a.initial_window) &&
                        WindowAligned(a.final_window);
   if (IsConvStep(a)) return CausalConv1dStep(context, a, vectors);
-  const std::vector<Tile> tiles = TilesOf(a, AtATime(context, a, kForwardBlocks));
+  const std::vector<Tile> tiles = TilesOf(a, AtATime(context, a, kForwardBlocks), kForwardRounds);
   const auto* table = static_cast<const Tile*>(
       context.Table(tiles.data(), static_cast<int64_t>(tiles.size() * sizeof(Tile))));
   VisitShape(a, vectors, [&](auto type, auto width, auto exact, auto vector) {
@@ -451,7 +470,7 @@ void CausalConv1dBackward(const CausalConv1dBackwardArguments& b) {
   const ProfilerRange range("causal_conv1d backward");
   Context& context = ContextOf(a.device);
   const int64_t at_a_time = AtATime(context, a, kBackwardBlocks);
-  const std::vector<Tile> tiles = TilesOf(a, at_a_time);
+  const std::vector<Tile> tiles = TilesOf(a, at_a_time, 1);
   const auto count = static_cast<int64_t>(tiles.size());
   const auto* table =
       static_cast<const Tile*>(context.Table(tiles.data(), count * int64_t{sizeof(Tile)}));
