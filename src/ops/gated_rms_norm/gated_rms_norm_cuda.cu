@@ -244,8 +244,19 @@ __global__ void __launch_bounds__(kMostThreads)
     z_piece = LoadBits<kVector>(static_cast<const T*>(a.z.data) + row * a.z.stride + channel);
     dy_piece = LoadBits<kVector>(static_cast<const T*>(b.dy.data) + row * b.dy.stride + channel);
   };
+  // Rows further on are asked of the cache, once for each of its lines.
+  constexpr int kFarAhead = 4;
+  constexpr int kLineThreads = 128 / 16;
+  const auto ask_for = [&](int64_t row) {
+    if (threadIdx.x % kLineThreads != 0 || !mine || row >= end) return;
+    Prefetch(static_cast<const T*>(a.x.data) + row * a.x.stride + channel);
+    Prefetch(static_cast<const T*>(a.z.data) + row * a.z.stride + channel);
+    Prefetch(static_cast<const T*>(b.dy.data) + row * b.dy.stride + channel);
+  };
   fetch(begin);
+  for (int i = 1; i < kFarAhead; ++i) ask_for(begin + i);
   for (int64_t row = begin; row < end; ++row) {
+    ask_for(row + kFarAhead);
     float x[kVector], z[kVector], g[kVector], s[kVector], u[kVector], du[kVector];
     Unpack<T, kVector>(x_piece, x);
     Unpack<T, kVector>(z_piece, z);
