@@ -7,7 +7,7 @@
 #   --binaries DIR  programs that were built elsewhere, with libadder_cuda.so beside them, instead
 #                   of a build here
 #   --output FILE   where the page goes (default: build/cuda.md)
-#   --only SECTION  tests, sanitizer, operators or models
+#   --only SECTION  tests, sanitizer, operators, long or models
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -93,6 +93,13 @@ if wanted operators; then
     page "$(basename "$bench" _cuda_bench)"
     timeout 45 "$bench" 2>&1 | sed 's/^/  /' | tee -a "$output"
   done
+  page '```'
+fi
+
+if wanted long; then
+  page "" "## Long texts" "" "One text of mamba-130m, bf16, random weights: memory and speed by its length." "" '```'
+  timeout 120 "$binaries/adder" bench length --size 130m --dtype bf16 --device cuda \
+    --memory-plot "$(dirname "$output")/length-memory.svg" 2>&1 | tee -a "$output"
   page '```'
 fi
 wanted models || exit $failed

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adder/core/device.h"
+#include "adder/data/byte_corpus.h"
 #include "adder/formats/json.h"
 #include "adder/models/block_language_model.h"
 
@@ -17,6 +18,7 @@ void AddBenchScan(CLI::App& bench);
 void AddBenchContext(CLI::App& bench);
 void AddBenchOps(CLI::App& bench);
 void AddBenchGenerate(CLI::App& bench);
+void AddBenchLength(CLI::App& bench);
 void AddBenchTensors(CLI::App& bench);
 void AddBenchTokenize(CLI::App& bench);
 void AddBenchTrainStep(CLI::App& bench);
@@ -31,6 +33,11 @@ std::vector<JsonValue::Member> DeviceFields(Device device);
 // The most bytes of its memory that were in use at once since this was last asked; null for the
 // CPU.
 JsonValue PeakDeviceBytes(Device device);
+// The same for any device; of the host's memory, large blocks of tensors.
+int64_t PeakBytes(Device device);
+
+// Random bytes to train on, as a file in memory.
+ByteCorpus RandomText(int64_t bytes);
 
 // What the matrix products of a model's forward cost for one row, a multiply-add being two.
 struct MatrixFlops {

@@ -1,8 +1,13 @@
 // adder bench: what this machine can do and how much of it Adder uses.
 #include <fmt/core.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "adder/backend/cpu/parallel.h"
@@ -10,6 +15,9 @@
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/standard_output.h"
+#include "adder/core/error.h"
+#include "adder/core/random.h"
+#include "adder/core/storage.h"
 
 namespace adder {
 namespace {
@@ -58,6 +66,27 @@ JsonValue PeakDeviceBytes(Device device) {
   const int64_t bytes = cuda::GetModule().Use(device.index).most_in_use;
   cuda::GetModule().ReleaseCached(device.index);
   return bytes;
+}
+
+int64_t PeakBytes(Device device) {
+  if (device.type == DeviceType::kCuda) return *PeakDeviceBytes(device).AsInt();
+  const int64_t bytes = MostHostBytes();
+  ReleaseCachedHostMemory();
+  return bytes;
+}
+
+ByteCorpus RandomText(int64_t bytes) {
+  Random random(2);
+  std::string text;
+  for (int64_t i = 0; i < bytes; ++i) text += static_cast<char>(random.NextBelow(256));
+  const int file = memfd_create("text", MFD_CLOEXEC);
+  const bool written =
+      file >= 0 && write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  if (!written) throw Error(ErrorCode::kIo, "a file in memory cannot be written");
+  const std::filesystem::path path = fmt::format("/proc/self/fd/{}", file);
+  ByteCorpus corpus = ByteCorpus::Open(std::span(&path, 1));
+  close(file);
+  return corpus;
 }
 
 MatrixFlops MatrixFlopsOfARow(const BlockLanguageModel& model) {
@@ -140,6 +169,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchOps(*bench);
   AddBenchContext(*bench);
   AddBenchGenerate(*bench);
+  AddBenchLength(*bench);
   AddBenchTensors(*bench);
   AddBenchTokenize(*bench);
   AddBenchTrainStep(*bench);

@@ -1,13 +1,9 @@
 // adder bench train-step: one step of training a model, all of it: forward, loss, backward,
 // clipping, AdamW.
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -16,8 +12,6 @@
 #include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/model_options.h"
-#include "adder/core/error.h"
-#include "adder/core/random.h"
 #include "adder/data/byte_corpus.h"
 #include "adder/models/block_language_model.h"
 #include "adder/train/train_config.h"
@@ -25,8 +19,6 @@
 
 namespace adder {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr double kRoofSeconds = 0.2;
 constexpr double kLearningRate = 1e-4;
@@ -39,24 +31,10 @@ struct Options {
   std::string dtype = "f32";
   std::string device = "auto";
   std::string recompute = "none";
+  int64_t segment = 0;
   int repetitions = 7;
   bool json = false;
 };
-
-// Random bytes to train on, as a file in memory.
-ByteCorpus RandomText(int64_t bytes) {
-  Random random(2);
-  std::string text;
-  for (int64_t i = 0; i < bytes; ++i) text += static_cast<char>(random.NextBelow(256));
-  const int file = memfd_create("text", MFD_CLOEXEC);
-  const bool written =
-      file >= 0 && write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  if (!written) throw Error(ErrorCode::kIo, "a file in memory cannot be written");
-  const fs::path path = fmt::format("/proc/self/fd/{}", file);
-  ByteCorpus corpus = ByteCorpus::Open(std::span(&path, 1));
-  close(file);
-  return corpus;
-}
 
 TrainConfig ConfigOf(const Options& options) {
   TrainConfig config;
@@ -66,6 +44,7 @@ TrainConfig ConfigOf(const Options& options) {
   config.train.recompute = options.recompute == "none"   ? Recompute::kNone
                            : options.recompute == "scan" ? Recompute::kScan
                                                          : Recompute::kBlock;
+  config.train.segment = options.segment;
   return config;
 }
 
@@ -103,6 +82,7 @@ void Run(const Options& options) {
   add({{"length", options.length},
        {"batch", options.batch},
        {"recompute", options.recompute},
+       {"segment", options.segment},
        {"repetitions", options.repetitions},
        {"ms_per_step", step * 1e3},
        {"tokens_per_s", static_cast<double>(rows) / step},
@@ -146,6 +126,12 @@ void AddBenchTrainStep(CLI::App& bench) {
                    "What the backward computes once more: none, scan or block")
       ->check(CLI::IsMember({"none", "scan", "block"}))
       ->type_name("WHAT")
+      ->capture_default_str();
+  command
+      ->add_option("--segment", options->segment,
+                   "Bytes of the batch in memory at a time, in exact segments of time; 0: all")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->type_name("N")
       ->capture_default_str();
   AddRepetitionsOption(*command, options->repetitions);
   AddJsonOption(*command, options->json);

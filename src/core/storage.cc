@@ -110,6 +110,11 @@ class HostBlockCache {
     most_live_ = live_;
   }
 
+  int64_t most_live() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return most_live_;
+  }
+
   int64_t cached() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return cached_;
@@ -202,5 +207,6 @@ Storage::~Storage() {
 void ReleaseCachedHostMemory() { Cache().Release(); }
 
 int64_t CachedHostBytes() { return Cache().cached(); }
+int64_t MostHostBytes() { return Cache().most_live(); }
 
 }  // namespace adder

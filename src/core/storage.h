@@ -44,9 +44,12 @@ class Storage {
 
 // Large host blocks are kept for reuse when freed, because a training step asks for the same sizes
 // again and fresh pages cost more than the work done in them. The cache never holds more bytes than
-// were in use at any one time. Returns all of it to the system.
+// were in use at any one time. Returns all of it to the system, and forgets what was in use.
 void ReleaseCachedHostMemory();
 // Bytes that the cache holds now.
 int64_t CachedHostBytes();
+// The most bytes of large blocks that were in use at once since the cache was last released. 0 in
+// builds without the cache.
+int64_t MostHostBytes();
 
 }  // namespace adder

@@ -107,6 +107,21 @@ TEST(StorageTest, RepeatedWorkNeedsNoFreshMemory) {
   }
 }
 
+TEST(StorageTest, TheMostThatWasInUseIsKnownUntilReleased) {
+  if (kAddressSanitizer) GTEST_SKIP() << "blocks are not counted under the address sanitizer";
+  ReleaseCachedHostMemory();
+  const int64_t before = MostHostBytes();
+  constexpr int64_t kBytes = 1 << 22;
+  {
+    const auto a = Storage::Allocate(kBytes, {});
+    Storage::Allocate(2 * kBytes, {});
+  }
+  Storage::Allocate(kBytes, {});
+  EXPECT_EQ(MostHostBytes(), before + 3 * kBytes);
+  ReleaseCachedHostMemory();
+  EXPECT_EQ(MostHostBytes(), before);
+}
+
 TEST(StorageTest, WrapsForeignMemoryAndKeepsItsOwner) {
   auto owner = std::make_shared<std::vector<std::byte>>(16);
   std::byte* data = owner->data();
