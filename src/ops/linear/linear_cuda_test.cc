@@ -98,6 +98,30 @@ TEST_F(LinearCudaTest, MatchesTheCpu) {
   ExpectAsOnCpu(random, {.rows = 5, .N = 3, .K = 0});
 }
 
+// Some rows: tiles of rows of x of each size, whole and not, columns split over one to eight
+// blocks.
+TEST_F(LinearCudaTest, MultipliesSomeRows) {
+  Random random(6);
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int64_t rows : {5, 8, 16, 17, 33, 64, 100, 128, 129, 200, 256}) {
+      ExpectAsOnCpu(random, {.rows = rows, .N = 160, .K = 4096, .x = dtype, .W = dtype});
+      ExpectAsOnCpu(random,
+                    {.rows = rows, .N = 4096, .K = 128, .x = dtype, .W = dtype, .bias = true});
+      ExpectAsOnCpu(random, {.rows = rows,
+                             .N = 70,
+                             .K = 2048,
+                             .x = dtype,
+                             .W = dtype,
+                             .wide_y = true,
+                             .bias = true,
+                             .gap = 8});
+      ExpectAsOnCpu(random, {.rows = rows, .N = 130, .K = 96, .x = dtype, .W = dtype, .gap = 8});
+      ExpectAsOnCpu(random, {.rows = rows, .N = 3, .K = 8, .x = dtype, .W = dtype});
+    }
+    ExpectAsOnCpu(random, {.rows = 20, .N = 34000, .K = 72, .x = dtype, .W = dtype});
+  }
+}
+
 TEST_F(LinearCudaTest, MultipliesAnyWeightWithAnyActivation) {
   Random random(2);
   for (const DType x : kActivations) {
