@@ -37,7 +37,7 @@ TEST_F(DecoderCudaTest, RecordedStepsAreForwards) {
             << "step " << step;
       }
       EXPECT_TRUE(state == expected_state);
-      EXPECT_GT(decoder.repeated_steps(), 10);
+      EXPECT_GE(decoder.repeated_steps(), 10);
     }
   }
 }

@@ -20,7 +20,13 @@
 // block, blocks by one last kernel: no atomics, the same bits in every run.
 //
 // Where channels and sequences do not fill the device, segments of rows are found their last
-// gradients of the state first, as the forward does with states.
+// gradients of the state first, as the forward does with states. Where they fill it more than once,
+// but its last turn badly, sequences are cut into segments that are done one after the other: a
+// block waits for the one that does the rows behind its own, which began a turn before.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "adder/backend/cuda/column_sums.cuh"
 #include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
 
@@ -45,7 +51,12 @@ struct Plan {
   SelectiveScanBackwardArguments b;
   const Segment* segments;
   int64_t blocks_per_group;
-  const float* first;   // [segments, D, N]: gradient of a segment's last state, or null: dhT
+  const float* first;  // [segments, D, N]: gradient of a segment's last state, or null: dhT
+  // Where segments are done one after the other, otherwise null: the gradient that a sequence's
+  // segment hands on to the one before, [sequences, D, N], and how many of them have, [sequences,
+  // blocks].
+  float* handed_on;
+  unsigned* done;
   float* d_projection;  // [blocks, rows, kTerms]: dB, dC
   float* dA;            // [segments, D, N] partial sums; these and the following may be null
   float* dD;            // [segments, D]
@@ -130,6 +141,26 @@ __device__ inline T* OutputAt(const Rows& rows, int64_t row, int64_t channel) {
   return rows.data == nullptr ? nullptr : static_cast<T*>(rows.data) + row * rows.stride + channel;
 }
 
+// Whether another block has counted up to `count`. Blocks begin in their order, and the one that is
+// waited for comes before: it runs or has run.
+__device__ inline void AwaitCount(const unsigned* counter, unsigned count) {
+  if (threadIdx.x == 0) {
+    unsigned value = 0;
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+    } while (value != count);
+  }
+  __syncthreads();
+}
+// After all of the block's stores.
+__device__ inline void SetCount(unsigned* counter, unsigned count) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(count) : "memory");
+  }
+}
+
 // kSplits: bf16 numbers that a term of dB or dC is split into.
 template <class T, int kSplits, bool kGated>
 __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -175,8 +206,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   load(a.A, 0, rate);
 #pragma unroll
   for (int k = 0; k < kStates; ++k) rate[k] = RealRate(rate[k]);
+  const auto counter = [&] {
+    const int64_t blocks = a.groups * p.blocks_per_group;
+    return p.done + segment.sequence * blocks + blockIdx.x % blocks;
+  };
   if (p.first != nullptr) {
     load(p.first, place.index, G);
+  } else if (!segment.last) {
+    AwaitCount(counter(), static_cast<unsigned>(segment.after));
+    // Past the first level's cache, which may hold what another segment handed on.
+    const float* own = p.handed_on + (segment.sequence * a.channels + channel) * states + state0;
+#pragma unroll
+    for (int k = 0; k < kStates; ++k) G[k] = owns && state0 + k < states ? __ldcg(own + k) : 0.0f;
   } else if (b.dhT != nullptr) {
     load(b.dhT, segment.sequence, G);
   }
@@ -438,6 +479,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 
   if (segment.first && b.dh0 != nullptr) store(G, b.dh0, segment.sequence);
+  if (p.handed_on != nullptr && !segment.first) {
+    store(G, p.handed_on, segment.sequence);
+    SetCount(counter(), static_cast<unsigned>(segment.after) + 1);
+  }
   if (p.dA != nullptr) store(dA, p.dA, place.index);
   dD += __shfl_xor_sync(0xffffffffu, dD, kWarpChannels);
   dbias += __shfl_xor_sync(0xffffffffu, dbias, kWarpChannels);
@@ -636,6 +681,32 @@ void Run(Context& context, Kernel kernel, int64_t blocks, int threads, size_t sh
   CheckLaunch("selective_scan backward");
 }
 
+// The most rows of a segment where all are done one after the other: the device does `at_a_time`
+// blocks at a time, and a turn takes as long as its longest segment.
+int64_t RowsOfATurn(const SelectiveScanArguments& a, int64_t blocks, int64_t at_a_time) {
+  constexpr int64_t kMostParts = 8;  // of the longest sequence
+  constexpr int64_t kSetUp = 12;     // rows that a segment takes as long as to begin and to end
+  const int64_t longest = LongestSequence(a);
+  int64_t best_rows = longest;
+  int64_t best_time = 0;
+  for (int64_t parts = 1; parts <= kMostParts; ++parts) {
+    const int64_t rows =
+        parts == 1 ? longest
+                   : (longest + parts * kChunkRows - 1) / (parts * kChunkRows) * kChunkRows;
+    int64_t count = 0;
+    for (int64_t s = 0; s < a.sequences; ++s) {
+      count += std::max<int64_t>(1, (a.offsets[s + 1] - a.offsets[s] + rows - 1) / rows);
+    }
+    const int64_t turns = (count * blocks + at_a_time - 1) / at_a_time;
+    const int64_t time = turns * (std::min(rows, longest) + kSetUp);
+    if (parts == 1 || time < best_time) {
+      best_rows = rows;
+      best_time = time;
+    }
+  }
+  return best_rows;
+}
+
 template <int kCount>
 using Splits = std::integral_constant<int, kCount>;
 
@@ -657,9 +728,28 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   plan.B_in_fours = InFours(a.B, a);
   plan.C_in_fours = InFours(a.C, a);
 
-  const SegmentPlan cut = PlanSegments(a, blocks, kBlocks * context.multiprocessors());
+  const int64_t at_a_time = int64_t{kBlocks} * context.multiprocessors();
+  SegmentPlan cut = PlanSegments(a, blocks, at_a_time);
+  bool in_turns = false;
+  if (cut.one_pass) {
+    cut = CutIntoSegments(a, RowsOfATurn(a, blocks, at_a_time));
+    in_turns = !std::exchange(cut.one_pass, true);
+    if (in_turns) {
+      std::stable_sort(cut.segments.begin(), cut.segments.end(),
+                       [](const Segment& x, const Segment& y) { return x.after < y.after; });
+    }
+  }
   const auto segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
+  const Scratch handed_on(context, in_turns ? a.sequences * a.channels * a.states * 4 : 0);
+  const Scratch done(context, in_turns ? a.sequences * blocks * 4 : 0);
+  if (in_turns) {
+    plan.handed_on = handed_on.data<float>();
+    plan.done = done.data<unsigned>();
+    Check(cudaMemsetAsync(plan.done, 0, static_cast<size_t>(a.sequences * blocks * 4),
+                          context.stream()),
+          "clear");
+  }
 
   const int64_t state_bytes = segments * a.channels * a.states * 4;
   const int64_t channel_bytes = segments * a.channels * 4;

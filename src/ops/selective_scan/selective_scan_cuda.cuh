@@ -22,7 +22,8 @@ struct Segment {
   int64_t rows;
   int64_t chunk;  // the first one's number in chunk_states
   int32_t sequence;
-  bool first;  // of its sequence
+  int32_t after;  // segments of its sequence behind it
+  bool first;     // of its sequence
   bool last;
 };
 
@@ -121,52 +122,61 @@ struct SegmentPlan {
   bool one_pass;                        // no sequence is cut
 };
 
-// `blocks`: of channels; `wanted`: blocks that run at a time, to make the device busy. At least one
-// segment a sequence: empty ones pass their state on.
-inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks, int64_t wanted) {
-  const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
+// Sequences cut into segments of at most `most` rows, a multiple of kChunkRows unless none is
+// longer. At least one segment a sequence: empty ones pass their state on.
+inline SegmentPlan CutIntoSegments(const SelectiveScanArguments& a, int64_t most) {
+  SegmentPlan plan;
+  plan.one_pass = true;
+  int64_t chunk = 0;
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
+    const int64_t length = a.offsets[s + 1] - a.offsets[s];
+    const int64_t count = std::max<int64_t>(1, (length + most - 1) / most);
+    for (int64_t i = 0; i < count; ++i) {
+      Segment& segment = plan.segments.emplace_back();
+      std::memset(&segment, 0, sizeof(Segment));  // padding too: tables are compared by bytes
+      segment.row = a.offsets[s] + i * most;
+      segment.rows = std::min(most, length - i * most);
+      segment.chunk = chunk;
+      segment.sequence = static_cast<int32_t>(s);
+      segment.after = static_cast<int32_t>(count - 1 - i);
+      segment.first = i == 0;
+      segment.last = i == count - 1;
+      chunk += (segment.rows + kChunkRows - 1) / kChunkRows;
+    }
+    plan.one_pass = plan.one_pass && count == 1;
+  }
+  plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
+  return plan;
+}
+
+inline int64_t LongestSequence(const SelectiveScanArguments& a) {
   int64_t longest = 1;
   for (int64_t s = 0; s < a.sequences; ++s) {
     longest = std::max(longest, a.offsets[s + 1] - a.offsets[s]);
   }
-  SegmentPlan plan;
+  return longest;
+}
+
+// `blocks`: of channels; `wanted`: blocks that run at a time, to make the device busy.
+inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks, int64_t wanted) {
+  const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
+  const int64_t longest = LongestSequence(a);
   // Two passes cost twice one; they pay where one would leave the device idle for longer.
-  plan.one_pass = longest <= 4 * share;
-  int64_t most = longest;
-  if (!plan.one_pass) {
-    // The shortest segments that run all at a time: one more block than fit costs a whole turn.
-    const auto blocks_of = [&](int64_t rows) {
-      int64_t count = 0;
-      for (int64_t s = 0; s < a.sequences; ++s) {
-        count += std::max<int64_t>(1, (a.offsets[s + 1] - a.offsets[s] + rows - 1) / rows);
-      }
-      return count * blocks;
-    };
-    most = (share + kChunkRows - 1) / kChunkRows * kChunkRows;
-    while (most < longest && blocks_of(most) > wanted) {
-      most += std::max(kChunkRows, most / 64 / kChunkRows * kChunkRows);
+  if (longest <= 4 * share) return CutIntoSegments(a, longest);
+  // The shortest segments that run all at a time: one more block than fit costs a whole turn.
+  const auto blocks_of = [&](int64_t rows) {
+    int64_t count = 0;
+    for (int64_t s = 0; s < a.sequences; ++s) {
+      count += std::max<int64_t>(1, (a.offsets[s + 1] - a.offsets[s] + rows - 1) / rows);
     }
+    return count * blocks;
+  };
+  int64_t most = (share + kChunkRows - 1) / kChunkRows * kChunkRows;
+  while (most < longest && blocks_of(most) > wanted) {
+    most += std::max(kChunkRows, most / 64 / kChunkRows * kChunkRows);
   }
-  int64_t chunk = 0;
-  for (int64_t s = 0; s < a.sequences; ++s) {
-    plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
-    const int64_t end = a.offsets[s + 1];
-    int64_t row = a.offsets[s];
-    do {
-      Segment& segment = plan.segments.emplace_back();
-      std::memset(&segment, 0, sizeof(Segment));  // padding too: tables are compared by bytes
-      segment.row = row;
-      segment.rows = std::min(most, end - row);
-      segment.chunk = chunk;
-      segment.sequence = static_cast<int32_t>(s);
-      segment.first = row == a.offsets[s];
-      row += segment.rows;
-      segment.last = row >= end;
-      chunk += (segment.rows + kChunkRows - 1) / kChunkRows;
-    } while (row < end);
-  }
-  plan.first_segments.push_back(static_cast<int64_t>(plan.segments.size()));
-  return plan;
+  return CutIntoSegments(a, std::min(most, longest));
 }
 
 // In place of what each segment adds to a state of zero, the state that it begins with: h0 or what

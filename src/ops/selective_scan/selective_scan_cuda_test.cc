@@ -240,6 +240,21 @@ TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnLongSequences) {
                 SequenceLayout({0, 5001, 15003}));
 }
 
+// More blocks than run at a time: the backward cuts sequences into segments that wait for each
+// other.
+TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnMoreThanTheDeviceDoesAtATime) {
+  Random random(8);
+  ExpectAsOnCpu(random, {.channels = 1024, .states = 16}, SequenceLayout::Uniform(20, 300));
+  ExpectAsOnCpu(random,
+                {.channels = 1000,
+                 .states = 16,
+                 .options = false,
+                 .activation = DType::kBF16,
+                 .projection = DType::kBF16},
+                SequenceLayout({0,    700,  701,  701,  1400, 1463, 1527, 2300, 2301, 2900, 3000,
+                                3500, 3564, 3700, 3900, 4500, 4600, 5300, 5400, 6000, 6600, 6640}));
+}
+
 // A row of each of many sequences, as in generation: the state is overwritten in place.
 TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnSteps) {
   Random random(7);
