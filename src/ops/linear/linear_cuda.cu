@@ -1,6 +1,6 @@
-// linear on CUDA. Few rows (generation) and some (of a batch) are kernels of our own that stream W;
-// many rows are cuBLASLt's work, which multiplies matrices of one dtype: others are widened to f32,
-// or rounded to bf16 where linear.h says so, a slice of W at a time.
+// linear on CUDA. Few rows (generation) are kernels of our own that stream W; many rows are
+// cuBLASLt's work, which multiplies matrices of one dtype: others are widened to f32, or rounded to
+// bf16 where linear.h says so, a slice of W at a time.
 #include <algorithm>
 
 #include "adder/backend/cuda/column_sums.cuh"
@@ -9,7 +9,6 @@
 #include "adder/backend/cuda/row_access.cuh"
 #include "adder/ops/linear/linear_cuda.h"
 #include "adder/ops/linear/linear_few_rows_cuda.cuh"
-#include "adder/ops/linear/linear_some_rows_cuda.cuh"
 
 namespace adder::cuda {
 namespace {
@@ -132,7 +131,6 @@ void Linear(const LinearArguments& a) {
   Context& context = ContextOf(a.device);
   if (TakesFewRows(a)) return LinearFewRows(context, a);
   if (TakesQuantizedRows(a)) return LinearQuantizedRows(context, a);
-  if (TakesSomeRows(context, a)) return LinearSomeRows(context, a);
   const DType common = CommonType(a.x.dtype, a.W.dtype);
   const Converted x(context, a.x, common, a.rows, a.K);
   if (a.W.dtype == common) return Multiply(context, a, x.rows(), a.W, a.N, a.y, a.bias);

@@ -17,11 +17,12 @@ using LinearCudaTest = test::CudaTest;
 
 constexpr DType kActivations[] = {DType::kF32, DType::kBF16, DType::kF16};
 
-// Sums of up to 3000 terms in another order, and one rounding of the result. With bf16 activations
-// other weights than f32 may be rounded to bf16: 2^-9 of every term.
+// Sums of up to 4096 terms in another order, which may be rounded to neighbours: one unit in the
+// last place. With bf16 activations other weights than f32 may be rounded to bf16: 2^-9 of every
+// term.
 double Tolerance(DType x, DType W, DType y) {
   const double sums = x == DType::kBF16 && W != DType::kF32 && W != x ? 4e-3 : 1e-5;
-  return sums + (y == DType::kF32 ? 0 : y == DType::kBF16 ? 0x1p-8 : 0x1p-11);
+  return sums + (y == DType::kF32 ? 0 : y == DType::kBF16 ? 0x1p-7 : 0x1p-10);
 }
 
 struct Case {
@@ -98,12 +99,11 @@ TEST_F(LinearCudaTest, MatchesTheCpu) {
   ExpectAsOnCpu(random, {.rows = 5, .N = 3, .K = 0});
 }
 
-// Some rows: tiles of rows of x of each size, whole and not, columns split over one to eight
-// blocks.
+// The shapes of a step of generation of a batch.
 TEST_F(LinearCudaTest, MultipliesSomeRows) {
   Random random(6);
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    for (const int64_t rows : {5, 8, 16, 17, 33, 64, 100, 128, 129, 200, 256}) {
+    for (const int64_t rows : {5, 17, 64, 128, 129}) {
       ExpectAsOnCpu(random, {.rows = rows, .N = 160, .K = 4096, .x = dtype, .W = dtype});
       ExpectAsOnCpu(random,
                     {.rows = rows, .N = 4096, .K = 128, .x = dtype, .W = dtype, .bias = true});
@@ -191,9 +191,8 @@ void ExpectBackwardAsOnCpu(Random& random, const Case& c, bool accumulate) {
   const LinearGradients cpu = run({});
   const LinearGradients cuda = run(kCuda);
   const LinearGradients again = run(kCuda);
-  // Sums that differ in their last places may be rounded to neighbours, which are two roundings
-  // apart; the CPU rounds what it adds to dx and the sum, cuBLASLt the sum only.
-  EXPECT_TRUE(Near(OnCpu(cuda.dx), cpu.dx, (accumulate ? 3 : 2) * Tolerance(c.x, c.x, c.x)));
+  // The CPU rounds what it adds to dx and the sum, cuBLASLt the sum only.
+  EXPECT_TRUE(Near(OnCpu(cuda.dx), cpu.dx, (accumulate ? 1.5 : 1) * Tolerance(c.x, c.x, c.x)));
   EXPECT_TRUE(Near(OnCpu(cuda.dW), cpu.dW, 1e-5));
   EXPECT_TRUE(Near(OnCpu(cuda.dbias), cpu.dbias, 1e-5));
   EXPECT_TRUE(SameBits(OnCpu(cuda.dx), OnCpu(again.dx)));
