@@ -11,8 +11,8 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/ops/sample/sample.h"
 #include "adder/infer/stop_matcher.h"
+#include "adder/ops/sample/sample.h"
 
 namespace adder {
 namespace {

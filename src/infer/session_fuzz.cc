@@ -11,8 +11,8 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/ops/sample/sample.h"
 #include "adder/infer/session.h"
+#include "adder/ops/sample/sample.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr int64_t kVocabulary = 100;

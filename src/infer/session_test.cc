@@ -10,8 +10,8 @@
 
 #include "adder/core/error.h"
 #include "adder/formats/state_file.h"
-#include "adder/ops/sample/sample.h"
 #include "adder/infer/toy_model_test.h"
+#include "adder/ops/sample/sample.h"
 #include "tests/temporary_directory.h"
 
 namespace adder {

@@ -406,12 +406,12 @@ TEST_F(LargeTensorsCudaTest, AdamW) {
     };
     const std::vector<Tensor> large = run(kElements);
     const AdamWTensors small = {gradient,
-                          Tensor::Zeros({kTail}, DType::kF32, kCuda),
-                          Tensor::Zeros({kTail}, DType::kF32, kCuda),
-                          Tensor::Zeros({kTail}, DType::kF32, kCuda),
-                          Tensor::Zeros({kTail}, DType::kBF16, kCuda),
-                          1,
-                          0.1};
+                                Tensor::Zeros({kTail}, DType::kF32, kCuda),
+                                Tensor::Zeros({kTail}, DType::kF32, kCuda),
+                                Tensor::Zeros({kTail}, DType::kF32, kCuda),
+                                Tensor::Zeros({kTail}, DType::kBF16, kCuda),
+                                1,
+                                0.1};
     AdamWAll({}, {&small, 1});
     AdamW({}, small.gradient, small.weight, small.m, small.v, small.compute_weight);
     EXPECT_TRUE(SameBits(large[0], OnCpu(small.weight)));
