@@ -115,9 +115,9 @@ row() {  # name, peer, value
     printf("| %s | %s | %.0f | %s | %.1f GiB |", name, (peer > 0) ? peer : "", ours, ratio,
            bytes / 1073741824) }')"
 }
-train() {  # size, peer
-  bench train-step --size "$1" --batch 16 --length 2048 --repetitions 3 &&
-    row "train $1, batch 16 × 2048, tokens/s" "$2" "$(value tokens_per_s)"
+train() {  # size, peer, extra options
+  bench train-step --size "$1" --batch 16 --length 2048 --repetitions 3 "${@:3}" &&
+    row "train $1${3:+ ${*:3}}, batch 16 × 2048, tokens/s" "$2" "$(value tokens_per_s)"
 }
 decode() {  # size, batch, prompt, generated, peer, extra options
   bench generate --size "$1" --batch "$2" --prompt-length "$3" --gen-length "$4" --repetitions 1 \
@@ -125,10 +125,12 @@ decode() {  # size, batch, prompt, generated, peer, extra options
 }
 train 130m 162671
 train 370m 68218
+train 370m 68218 --recompute scan
 train mamba2-130m 184108
 decode 1.4b 1 128 128 443
 decode 1.4b 1 128 128 0 --quantize q8_0
 decode 1.4b 1 128 128 0 --quantize q4_0
+decode 1.4b 1 128 128 0 --quantize q4_k
 decode 2.8b 1 64 64 255
 decode 1.4b 128 2048 128 32717
 page "$(awk -v prefill="$(value prefill_tokens_per_s)" -v decode="$(value decode_tokens_per_s)" 'BEGIN {
