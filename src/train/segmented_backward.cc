@@ -96,7 +96,8 @@ SegmentedBackward::SegmentedBackward(const LanguageModel& model, int64_t segment
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("a segment has {} rows, expected at least 1", segment));
   }
-  for (const State::Entry& entry : model.InitialState(0).entries()) {
+  const State state = model.InitialState(0);
+  for (const State::Entry& entry : state.entries()) {
     if (!entry.grows) continue;
     throw Error(ErrorCode::kUnsupported,
                 "training in segments hands on a memory of fixed size from one to the next, and a "

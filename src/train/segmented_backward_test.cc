@@ -36,7 +36,8 @@ TEST(SegmentedBackwardTest, SegmentsOfAnyLengthAreTheWhole) {
     SCOPED_TRACE(name);
     const auto model = SmallModel(DType::kF32, config);
     bool attends = false;
-    for (const State::Entry& entry : model->InitialState(0).entries()) attends |= entry.grows;
+    const State state = model->InitialState(0);
+    for (const State::Entry& entry : state.entries()) attends |= entry.grows;
     if (!attends) ExpectSegmentsOfAnyLengthAreTheWhole(*model);
   }
 }

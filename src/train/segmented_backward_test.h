@@ -37,7 +37,8 @@ struct Text {
 inline Memory MadeUpMemory(const LanguageModel& model, int64_t sequences) {
   Random random(3);
   Memory memory;
-  for (const State::Entry& entry : model.InitialState(sequences).entries()) {
+  const State state = model.InitialState(sequences);
+  for (const State::Entry& entry : state.entries()) {
     memory.entries.emplace_back(
         RandomNormal(random, entry.value.shape(), 0, 0.5).To(DType::kF32).To(model.device()));
   }

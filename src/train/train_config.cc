@@ -163,8 +163,8 @@ std::vector<Field> Fields(TrainConfig& config) {
        "precision of the operators; weights and optimizer are f32 always"},
       {"train.seed", IntegerField{&train.seed, 0, kAny}, "of weights and data order"},
       {"train.recompute", RecomputeChoice(&train.recompute),
-       "what the backward pass computes once more to save memory: none; scan: what lies between a "
-       "Mamba block's large projections; block: all of each block, a third more work"},
+       "what the backward pass computes once more to save memory: none; scan: a Mamba block's norm "
+       "and what lies between its large projections; block: all of each block, a third more work"},
       {"train.segment", IntegerField{&train.segment, 0, int64_t{1} << 30},
        "tokens of a batch in memory at a time, for long rows: the gradients are exact, and rows "
        "that are longer are read forward once more; 0: all at once"},
