@@ -158,6 +158,11 @@ TEST_F(CliTest, DevicesAreListedAndChosenByName) {
   ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda"));
   ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda:1"));
   ExpectFailure(1, {"no device 'gpu'", "cpu, cuda, cuda:N or auto"}, generate("gpu"));
+  std::vector<std::string> in_tf32 = generate("cpu");
+  in_tf32.emplace_back("--tf32");
+  ExpectFailure(1, {"TF32", "cpu has none"}, in_tf32);
+  in_tf32.insert(in_tf32.end(), {"--dtype", "f16"});
+  ExpectFailure(1, {"--tf32 is a way to multiply f32, but --dtype is f16"}, in_tf32);
   ExpectFailure(
       1, {"libadder_cuda.so is not installed"},
       {"logits", "--model", "model", "--tokens", "1", "--output", "l", "--device", "cuda"});

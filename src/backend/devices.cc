@@ -45,6 +45,13 @@ Device ParseDevice(std::string_view name) {
 
 int64_t UsualRows(Device device) { return device.type == DeviceType::kCpu ? 1024 : 16384; }
 
+void AllowTf32(Device device, bool allow) {
+  if (device.type == DeviceType::kCuda) return cuda::GetModule().AllowTf32(device.index, allow);
+  if (!allow) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("TF32 is what CUDA devices multiply in, {} has none", ToString(device)));
+}
+
 void Synchronize(Device device) {
   if (device.type == DeviceType::kCuda) cuda::GetModule().Synchronize(device.index);
 }

@@ -27,6 +27,12 @@ Device ParseDevice(std::string_view name);
 // little of its memory.
 int64_t UsualRows(Device device);
 
+// Lets products of f32 matrices on a CUDA device round their factors to TF32, which has f32's range
+// and 10 bits of its 23 after the point: its tensor cores multiply that several times as fast. For
+// all models on that device, until it is forbidden again; at first it is. Sums, and everything but
+// products of more than a few rows, stay f32. Throws kInvalidArgument for the CPU, which has none.
+void AllowTf32(Device device, bool allow = true);
+
 // Returns when all work asked of the device is done; at once for the CPU.
 void Synchronize(Device device);
 

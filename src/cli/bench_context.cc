@@ -29,6 +29,7 @@ struct Options {
   std::vector<std::string> sizes = {"130m", "pythia-160m"};
   std::vector<int64_t> contexts = {2048, 8192, 32768, 131072};
   std::string dtype = "bf16";
+  bool tf32 = false;
   std::string device = "auto";
   int64_t batch = 1;
   int64_t read = 512;
@@ -135,6 +136,7 @@ void Run(Options options) {
                                   "state_mib", "weights_mib", "device"},
                       .rows = {}};
   const Device device = ParseDevice(options.device);
+  UseTf32(options.tf32, ParseDType(options.dtype), device);
   std::vector<LineChartSeries> speed;
   std::vector<LineChartSeries> memory;
   constexpr double kMib = 1 << 20;
@@ -187,7 +189,7 @@ void AddBenchContext(CLI::App& bench) {
       ->check(positive)
       ->type_name("N,…")
       ->capture_default_str();
-  AddDTypeOption(*command, options->dtype);
+  AddComputeOptions(*command, options->dtype, options->tf32);
   AddDeviceOption(*command, options->device);
   const auto add = [&](const char* name, int64_t& value, const char* help) {
     command->add_option(name, value, help)->check(positive)->type_name("N")->capture_default_str();

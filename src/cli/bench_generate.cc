@@ -34,6 +34,7 @@ struct Options {
   std::string model;
   std::string size;
   std::string dtype = "f32";
+  bool tf32 = false;
   std::string device = "auto";
   std::string quantize;
   int64_t batch = 1;
@@ -46,6 +47,7 @@ struct Options {
 std::unique_ptr<BlockLanguageModel> MakeModel(const Options& options) {
   const DType dtype = ParseDType(options.dtype);
   const Device device = ParseDevice(options.device);
+  UseTf32(options.tf32, dtype, device);
   std::unique_ptr<BlockLanguageModel> model;
   if (options.size.empty()) {
     model = LoadModel(options.model, dtype, device);
@@ -214,7 +216,7 @@ void AddBenchGenerate(CLI::App& bench) {
                    "Random weights of a published size: 130m to 2.8b (Mamba), mamba2-130m to "
                    "mamba2-2.7b, pythia-70m to pythia-2.8b")
       ->type_name("NAME");
-  AddDTypeOption(*command, options->dtype);
+  AddComputeOptions(*command, options->dtype, options->tf32);
   AddDeviceOption(*command, options->device);
   command
       ->add_option("--quantize", options->quantize,

@@ -29,6 +29,7 @@ struct Options {
   int64_t length = 1024;
   int64_t batch = 1;
   std::string dtype = "f32";
+  bool tf32 = false;
   std::string device = "auto";
   std::string recompute = "none";
   int64_t segment = 0;
@@ -52,6 +53,7 @@ void Run(const Options& options) {
   const TrainConfig config = ConfigOf(options);
   const int64_t rows = config.tokens_per_step();
   const Device device = ParseDevice(options.device);
+  UseTf32(options.tf32, config.train.dtype, device);
   const bool on_cpu = device.type == DeviceType::kCpu;
   BlockLanguageModel model(
       options.size.empty() ? options.config : ModelConfig::Published(options.size),
@@ -121,6 +123,7 @@ void AddBenchTrainStep(CLI::App& bench) {
                    "to pythia-2.8b")
       ->type_name("NAME");
   AddDTypeOption(*command, options->dtype);
+  AddTf32Option(*command, options->tf32);
   AddDeviceOption(*command, options->device);
   command
       ->add_option("--recompute", options->recompute,

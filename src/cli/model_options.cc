@@ -1,8 +1,11 @@
 // Options that name a model.
 #include "adder/cli/model_options.h"
 
+#include <fmt/format.h>
+
 #include "adder/backend/devices.h"
 #include "adder/core/dtype.h"
+#include "adder/core/error.h"
 #include "adder/models/checkpoint.h"
 
 namespace adder {
@@ -17,11 +20,32 @@ void AddModelDirectory(CLI::App& command, std::string& directory) {
 
 void ModelOptions::AddTo(CLI::App& command) {
   AddModelDirectory(command, directory);
-  command.add_option("--dtype", dtype, "What to compute in: f32 or bf16")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  AddComputeOptions(command, dtype, tf32);
+  AddDeviceOption(command, device);
+}
+
+void AddComputeOptions(CLI::App& command, std::string& dtype, bool& tf32) {
+  command.add_option("--dtype", dtype, "What to compute in: f32, bf16 or f16")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->type_name("TYPE")
       ->capture_default_str();
-  AddDeviceOption(command, device);
+  AddTf32Option(command, tf32);
+}
+
+void AddTf32Option(CLI::App& command, bool& tf32) {
+  command.add_flag(
+      "--tf32", tf32,
+      "On a CUDA device, multiply f32 matrices in TF32: faster, 3 digits instead of 7");
+}
+
+void UseTf32(bool tf32, DType dtype, Device device) {
+  if (!tf32) return;
+  if (dtype != DType::kF32) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("--tf32 is a way to multiply f32, but --dtype is {}", DTypeName(dtype)));
+  }
+  AllowTf32(device);
 }
 
 void AddDeviceOption(CLI::App& command, std::string& device) {
@@ -33,7 +57,9 @@ void AddDeviceOption(CLI::App& command, std::string& device) {
 }
 
 std::unique_ptr<BlockLanguageModel> ModelOptions::Load() const {
-  return LoadModel(directory, ParseDType(dtype), ParseDevice(device));
+  const Device where = ParseDevice(device);
+  UseTf32(tf32, ParseDType(dtype), where);
+  return LoadModel(directory, ParseDType(dtype), where);
 }
 
 }  // namespace adder

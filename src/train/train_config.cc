@@ -161,6 +161,8 @@ std::vector<Field> Fields(TrainConfig& config) {
        "batches per optimizer step"},
       {"train.dtype", Choice<DType>(&train.dtype, {{"f32", DType::kF32}, {"bf16", DType::kBF16}}),
        "precision of the operators; weights and optimizer are f32 always"},
+      {"train.tf32", BoolField{&train.tf32},
+       "with f32 on a CUDA device: matrices are multiplied in TF32, faster and less exact"},
       {"train.seed", IntegerField{&train.seed, 0, kAny}, "of weights and data order"},
       {"train.recompute", RecomputeChoice(&train.recompute),
        "what the backward pass computes once more to save memory: none; scan: a Mamba block's norm "
@@ -529,6 +531,11 @@ void CheckSense(const TrainConfig& config, const std::string& source,
     Fail(where("schedule.min_lr"),
          fmt::format("schedule.min_lr is {}, expected at most optimizer.lr, {}",
                      config.schedule.min_lr, config.optimizer.lr));
+  }
+  if (config.train.tf32 && config.train.dtype != DType::kF32) {
+    Fail(where("train.tf32"),
+         fmt::format("train.tf32 is a way to multiply f32, but train.dtype is \"{}\"",
+                     DTypeName(config.train.dtype)));
   }
   const double warmup_share = config.schedule.warmup < 1.0 ? config.schedule.warmup : 0.0;
   if (config.schedule.kind == ScheduleKind::kWsd && warmup_share + config.schedule.decay > 1.0) {

@@ -47,6 +47,7 @@ struct TrainConfig {
     int64_t length = 1024;
     int64_t gradient_accumulation = 1;
     DType dtype = DType::kF32;  // of the operators; master weights are f32
+    bool tf32 = false;          // see AllowTf32
     int64_t seed = 0;
     Recompute recompute = Recompute::kNone;
     int64_t segment = 0;  // rows of a batch on the tape at a time (SegmentedBackward); 0: all

@@ -125,6 +125,8 @@ TEST(TrainConfigTest, MistakesAcrossKeys) {
   EXPECT_THAT(MessageOf("[data]\ntrain = \"a\"\n"), HasSubstr("expected exactly one"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "minutes = 1\n"), HasSubstr("expected exactly one"));
   EXPECT_THAT(MessageOf("[train]\nsteps = 1\n"), HasSubstr("data.train is empty"));
+  EXPECT_THAT(MessageOf(std::string(kLeast) + "dtype = \"bf16\"\ntf32 = true\n"),
+              HasSubstr("run.toml:6: train.tf32 is a way to multiply f32, but train.dtype is"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "[schedule]\nmin_lr = 0.1\n"),
               HasSubstr("run.toml:6: schedule.min_lr is 0.1"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "length = 1073741824\nbatch = 1048576\n"

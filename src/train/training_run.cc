@@ -525,6 +525,7 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
   config.train.threads = cpu::ThreadCount();
   const Device device = ParseDevice(config.train.device);
   config.train.device = ToString(device);
+  AllowTf32(device, config.train.tf32);
   config.output.run = AbsolutePath(path).string();
   config.data.train = AbsolutePatterns(config.data.train);
   config.data.valid = AbsolutePatterns(config.data.valid);

@@ -122,8 +122,8 @@ int64_t AlignmentOf(const Rows& rows) {
 }
 
 // All that the choice of an algorithm depends on.
-using Key = std::array<int64_t, 13>;
-Key KeyOf(const MatMulArguments& p) {
+using Key = std::array<int64_t, 14>;
+Key KeyOf(const MatMulArguments& p, bool tf32) {
   return {p.m,
           p.n,
           p.k,
@@ -136,7 +136,8 @@ Key KeyOf(const MatMulArguments& p) {
           p.b_transposed,
           AlignmentOf(p.a),
           AlignmentOf(p.b),
-          AlignmentOf(p.y)};
+          AlignmentOf(p.y),
+          tf32};
 }
 
 Layout MakeLayout(const Rows& rows, int64_t count, int64_t columns) {
@@ -154,11 +155,12 @@ struct Multiplication {
   cublasLtMatmulAlgo_t algorithm;
 };
 
-Multiplication MakeMultiplication(cublasLtHandle_t handle, const MatMulArguments& p) {
+Multiplication MakeMultiplication(cublasLtHandle_t handle, const MatMulArguments& p, bool tf32) {
   const Library& library = TheLibrary();
   Multiplication made;
   cublasLtMatmulDesc_t desc = nullptr;
-  CheckStatus(library.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
+  const cublasComputeType_t compute = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  CheckStatus(library.desc_create(&desc, compute, CUDA_R_32F), "a product");
   made.desc.reset(desc);
   const auto transpose = [&](cublasLtMatmulDescAttributes_t which, bool transposed) {
     const cublasOperation_t operation = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -201,11 +203,12 @@ class Multiplier {
 
   void Multiply(Context& context, const MatMulArguments& p) {
     const std::lock_guard lock(mutex_);
-    const Key key = KeyOf(p);
+    const bool tf32 = context.tf32() && p.a.dtype == DType::kF32;
+    const Key key = KeyOf(p, tf32);
     auto found = made_.find(key);
     if (found == made_.end()) {
       if (made_.size() >= kMostPlans) made_.clear();  // shapes that do not come back
-      found = made_.emplace(key, MakeMultiplication(handle_, p)).first;
+      found = made_.emplace(key, MakeMultiplication(handle_, p, tf32)).first;
     }
     const Multiplication& product = found->second;
     const Scratch workspace(context, kWorkspace);

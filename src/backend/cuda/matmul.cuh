@@ -10,8 +10,8 @@ namespace adder::cuda {
 
 // y [m, n] = a · b, or y + a · b. Matrices are rows of dense columns: a is [m, k], or [k, m] where
 // it is transposed, b is [k, n] or [n, k]. a and b share f32, bf16 or f16; y has their dtype or is
-// f32. Sums are formed in f32, of f32's whole products (never TF32), in the same order in every
-// run.
+// f32. Sums are formed in f32, of f32's whole products (of factors rounded to TF32 where the
+// context allows that), in the same order in every run.
 struct MatMulArguments {
   int64_t m, n, k;
   Rows a, b, y;

@@ -72,6 +72,8 @@ class Module {
   // contents that it could not compute with (a token outside the vocabulary); so does copying from
   // the device to the host.
   virtual void Synchronize(int device) const = 0;
+  // Whether products of f32 matrices may round their factors to TF32; see adder::AllowTf32.
+  virtual void AllowTf32(int device, bool allow) const = 0;
   // Seconds that the device takes for what `work` asks of it, by the device's own clock.
   virtual double SecondsOf(int device, const std::function<void()>& work) const = 0;
   // Records what `work` asks of the device, which does nothing of it yet. The same work must have

@@ -62,6 +62,7 @@ class CudaModule final : public Module {
     Check(cudaStreamSynchronize(context.stream()), "waiting for the device");
     context.faults().Throw();
   }
+  void AllowTf32(int device, bool allow) const override { ContextOf(device).AllowTf32(allow); }
   double SecondsOf(int device, const std::function<void()>& work) const override {
     const Context& context = ContextOf(device);
     cudaEvent_t begin = nullptr;

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -32,6 +33,10 @@ class Context {
   CachingMemory& memory() const { return *memory_; }
   Faults& faults() { return faults_; }
 
+  // Whether products of f32 matrices may round their factors to TF32.
+  bool tf32() const { return tf32_; }
+  void AllowTf32(bool allow) { tf32_ = allow; }
+
   // `bytes` of a table on the device, equal to those given. Kept, so that the same table asked for
   // again costs a comparison. The pointer holds good for work asked for before the next call with
   // another table.
@@ -49,6 +54,7 @@ class Context {
   int device_;
   cudaStream_t stream_ = nullptr;
   int multiprocessors_ = 0;
+  std::atomic<bool> tf32_ = false;
   Faults faults_;
   CachingMemory* memory_ = nullptr;
   std::mutex tables_mutex_;

@@ -200,6 +200,25 @@ void ExpectBackwardAsOnCpu(Random& random, const Case& c, bool accumulate) {
   EXPECT_TRUE(SameBits(OnCpu(cuda.dbias), OnCpu(again.dbias)));
 }
 
+// TF32 keeps 10 bits after the point of each factor: 2^-11 of every term.
+TEST_F(LinearCudaTest, RoundsToTf32WhereThatIsAllowed) {
+  Random random(7);
+  const Tensor x = RandomNormal(random, {300, 1024}).To(DType::kF32).To(kCuda);
+  const Tensor W = RandomNormal(random, {256, 1024}).To(DType::kF32).To(kCuda);
+  const auto product = [&] {
+    const Tensor y = Tensor::Empty({300, 256}, DType::kF32, kCuda);
+    Linear(x, W, {}, y);
+    return OnCpu(y);
+  };
+  const Tensor whole = product();
+  AllowTf32(kCuda);
+  const Tensor rounded = product();
+  AllowTf32(kCuda, false);
+  EXPECT_TRUE(Near(rounded, whole, 0x1p-10));
+  EXPECT_FALSE(Near(rounded, whole, 1e-6));
+  EXPECT_TRUE(SameBits(product(), whole));
+}
+
 TEST_F(LinearCudaTest, BackwardMatchesTheCpu) {
   Random random(4);
   for (const DType dtype : kActivations) {
