@@ -195,6 +195,9 @@ TEST_F(CliTest, WrongCommandLinesAreUsageErrors) {
   expect_usage({"--top-k"}, {"--prompt", "a", "--top-k", "many"});
   expect_usage({"--max-tokens"}, {"--prompt", "a", "--max-tokens=-1"});
   expect_usage({"--seed"}, {"--prompt", "a", "--seed=-1"});
+  expect_usage({"--seed", "99999999999999999999 is no whole number"},
+               {"--prompt", "a", "--seed", "99999999999999999999"});
+  expect_usage({"--max-tokens", "0x10"}, {"--prompt", "a", "--max-tokens", "0x10"});
   expect_usage({"--stop"}, {"--prompt", "a", "--stop="});
   expect_usage({"stop string"}, {"--prompt", "a", "--stop", ""});
   expect_usage({"--dtype"}, {"--prompt", "a", "--dtype", "i8"});
@@ -757,6 +760,8 @@ TEST_F(CliTest, InitMakesAModel) {
   ExpectFailure(2, {"--size"}, {"init", "n"});
   ExpectFailure(2, {"--n-layer"}, {"init", "n", "--d-model", "16"});
   ExpectFailure(2, {"--size"}, {"init", "n", "--size", "130m", "--d-model", "16"});
+  ExpectFailure(2, {"--seed", "18446744073709551615"},
+                {"init", "n", "--size", "130m", "--seed", "18446744073709551615"});
 }
 
 TEST_F(CliTest, InspectShowsTheModel) {

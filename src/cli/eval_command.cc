@@ -35,7 +35,7 @@ struct TextArguments {
     model.AddTo(command);
     command.add_option("file", file, "The text, taken as bytes")->required()->type_name("FILE");
     command.add_option("--limit", limit, "Read only the first BYTES of it")
-        ->check(CLI::PositiveNumber)
+        ->transform(WholeNumber(1))
         ->type_name("BYTES");
     command.add_flag("--json", json, "Print JSON");
     command.footer(

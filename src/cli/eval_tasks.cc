@@ -13,6 +13,7 @@
 #include "adder/cli/commands.h"
 #include "adder/cli/eval.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/cli/progress.h"
 #include "adder/cli/standard_output.h"
 #include "adder/core/dtype.h"
@@ -168,18 +169,18 @@ void AddEvalTasks(CLI::App& eval) {
       ->required()
       ->type_name("DIR");
   command->add_option("--limit", arguments->limit, "Only the first N documents of each")
-      ->check(CLI::PositiveNumber)
+      ->transform(WholeNumber(1))
       ->type_name("N");
   command
       ->add_option("--max-length", arguments->max_length,
                    "Read at most N tokens for one continuation (default: what the harness takes "
                    "from the model's files)")
-      ->check(CLI::PositiveNumber)
+      ->transform(WholeNumber(1))
       ->type_name("N");
   command
       ->add_option("--batch-tokens", arguments->batch_tokens,
                    "Tokens of one forward at most (default: 2048, on a GPU 16384)")
-      ->check(CLI::PositiveNumber)
+      ->transform(WholeNumber(1))
       ->type_name("N");
   command
       ->add_option("--output", arguments->output,

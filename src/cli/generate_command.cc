@@ -17,6 +17,7 @@
 
 #include "adder/cli/commands.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/cli/standard_output.h"
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
@@ -293,7 +294,7 @@ void AddGenerateCommand(CLI::App& app) {
   GenerationOptions& generation = options->generation;
   SamplingOptions& sampling = generation.sampling;
   command->add_option("--max-tokens", generation.max_tokens, "Tokens to generate at most")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(WholeNumber(0))
       ->type_name("N")
       ->capture_default_str();
   // The words as they were given: CLI11's own vectors would read {} as an empty one.
@@ -315,6 +316,7 @@ void AddGenerateCommand(CLI::App& app) {
       ->type_name("X")
       ->capture_default_str();
   command->add_option("--top-k", sampling.top_k, "Only the K most likely tokens; 0: all")
+      ->transform(WholeNumber(0))
       ->type_name("K")
       ->capture_default_str();
   command
@@ -335,10 +337,11 @@ void AddGenerateCommand(CLI::App& app) {
   command
       ->add_option("--repetition-window", sampling.repetition_window,
                    "How many of the last tokens count as recent")
+      ->transform(WholeNumber(0))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--seed", options->seed, "Of the random numbers (default: another each time)")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(WholeNumber(0))
       ->type_name("N");
 
   command->add_option("--state-out", options->state_out, "Save the conversation to a file")

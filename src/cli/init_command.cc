@@ -9,6 +9,7 @@
 #include <string>
 
 #include "adder/cli/commands.h"
+#include "adder/cli/numbers.h"
 #include "adder/formats/file.h"
 #include "adder/models/block_language_model.h"
 #include "adder/models/checkpoint.h"
@@ -126,6 +127,7 @@ void AddInitCommand(CLI::App& app) {
                    "for a vocabulary of 256)")
       ->type_name("DIR");
   command->add_option("--seed", options->seed, "Of the random weights")
+      ->transform(WholeNumber(0))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--dtype", options->dtype, "What the weights are stored in")

@@ -1,7 +1,10 @@
-// Numbers for people.
+// Numbers for people, and from them.
 #include "adder/cli/numbers.h"
 
 #include <fmt/core.h>
+
+#include <charconv>
+#include <system_error>
 
 namespace adder {
 
@@ -25,6 +28,23 @@ std::string HumanBytes(int64_t bytes) {
     if (size < 999.5) break;
   }
   return fmt::format("{:.{}f} {}", size, size < 9.995 ? 2 : size < 99.95 ? 1 : 0, unit);
+}
+
+CLI::Validator WholeNumber(int64_t least, int64_t most) {
+  const auto read = [least, most](std::string& text) -> std::string {
+    int64_t number = 0;
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, number);
+    if (error != std::errc() || stop != end || number < least || number > most) {
+      const bool bounded = most != std::numeric_limits<int64_t>::max();
+      return fmt::format("{} is no whole number {}", text,
+                         bounded ? fmt::format("from {} to {}", least, most)
+                                 : fmt::format("from {} on that fits 64 bits", least));
+    }
+    text = std::to_string(number);
+    return {};
+  };
+  return {read, "", ""};
 }
 
 }  // namespace adder

@@ -109,7 +109,7 @@ void AddTokenizerCommand(CLI::App& app) {
   CLI::App* train = command->add_subcommand("train", "Learn a byte-level BPE from text");
   train->add_option("--vocab-size", options->training.vocab_size, "Tokens of the vocabulary")
       ->required()
-      ->check(CLI::PositiveNumber)
+      ->transform(WholeNumber(1))
       ->type_name("N");
   train->add_option("--output", options->output, "Where tokenizer.json is written")
       ->required()
@@ -123,7 +123,7 @@ void AddTokenizerCommand(CLI::App& app) {
   train
       ->add_option("--min-count", options->training.min_count,
                    "A pair met less often becomes no token")
-      ->check(CLI::PositiveNumber)
+      ->transform(WholeNumber(1))
       ->capture_default_str()
       ->type_name("N");
   train->add_option("files", options->files, "Text: files, folders, patterns")
