@@ -1,25 +1,38 @@
 // selective_scan on CUDA, forward, for up to 16 real states.
 //
-// A thread owns a channel: its states are registers, and it walks down a segment of rows. Blocks of
-// 128 channels copy a tile of x, dt and z to shared memory while they compute the one before; B and
-// C of the tile are turned to f32 there once for all channels. A row costs a thread 16 exponentials
-// for the states and three for softplus and gate, which is what the kernel should wait for. With
-// 2048 channels and eight sequences a scheduler has one warp, so that nothing hides what this warp
-// waits for but its own other work: rows go in groups, and while a group's states advance, the
-// group after it is prepared (dt', dt' · x) and the one before it finished (D, gate), in one
-// stretch of code without branches.
+// A warp owns 16 channels and walks down a segment of rows. Four lanes share two channels: each
+// keeps a quarter of the states of both, so that a row's B and C are read by two loads. What is
+// done once for a row and channel (dt', dt' · x, D, gate) is shared out too: of two rows that
+// follow each other each of the four lanes prepares and finishes one row of one channel, and dt',
+// dt' · x and the sums over states go from lane to lane by shuffles.
+//
+// A row costs a lane 8 exponentials for the states and one and a half for softplus and gate, which
+// is what the kernel should wait for. To that end two rows are prepared while the states advance by
+// the two before them, and finished while they advance by the two after, from the segment's first
+// row to its last; and blocks are small, so that the multiprocessors have about as many each: with
+// eight sequences of 2048 channels a scheduler has two warps, with 5120 five.
+//
+// Blocks of 64 channels copy tiles of x, dt and z to a ring in shared memory, two tiles ahead; B
+// and C are turned to f32 there once for all channels.
 //
 // Where channels and sequences do not fill the device, sequences are cut into segments: a first
 // pass finds what each adds to a state of zero, CombineStates turns that into the states that the
 // segments begin with, and the last pass is the one above.
+#include <cmath>
+
 #include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
 
 namespace adder::cuda {
 namespace {
 
-constexpr int kChannels = 128;  // of a block: a thread each
-constexpr int kBlocks = 3;      // of a multiprocessor, at a time
-constexpr int kGroup = 4;       // rows; kRows is a multiple
+constexpr unsigned kThreads = 128;
+constexpr unsigned kWarpChannels = 16;
+constexpr unsigned kChannels = kThreads / 32 * kWarpChannels;  // of a block
+constexpr unsigned kPairs = kWarpChannels / 2;  // lanes between those of two channels
+constexpr unsigned kStates = 4;                 // of each of a lane's two channels
+constexpr int kBlocks = 5;              // of a multiprocessor, that registers leave room for
+constexpr unsigned kStages = 3;         // tiles of the ring
+constexpr int64_t kWorthTwoPasses = 5;  // see PlanSegments
 
 struct Plan {
   SelectiveScanArguments a;
@@ -30,220 +43,385 @@ struct Plan {
   float* time;         // states-only pass: [segments, D], Σ dt'
   int x_unit, dt_unit, z_unit;
   bool B_in_fours, C_in_fours;
+  bool regular;  // 16 states; x, dt, z and y can be moved by 16 bytes, B and C by fours
+  // Bytes from a tile to the next.
+  int64_t x_step, dt_step, z_step, y_step, B_step, C_step;
 };
 
-// Rows of a tile.
+// kStages tiles, which follow each other round and round.
 template <class T>
-inline constexpr int kTileRows = sizeof(T) == 2 ? 32 : 16;
-
-template <class T>
-struct Tiles {
-  static constexpr int kRows = kTileRows<T>;
-  T x[2][kRows][kChannels];
-  T dt[2][kRows][kChannels];
-  T z[2][kRows][kChannels];
-  float B[2][kRows][kSixteen];
-  float C[2][kRows][kSixteen];
-  float interval[2][kRows];
+struct Ring {
+  static constexpr unsigned kTile = sizeof(T) == 2 ? 16 : 8;  // rows
+  static constexpr unsigned kRows = kStages * kTile;
+  // Of a row. A warp reads its channels of two rows at a time: from different banks.
+  static constexpr unsigned kPitch = kChannels + kWarpChannels;
+  T x[kRows * kPitch];
+  T dt[kRows * kPitch];
+  T z[kRows * kPitch];                      // of rows that are finished: y
+  float projections[kRows * 2 * kSixteen];  // of each row ln 2 · B, C
+  float interval[kRows];
+  // What is wanted once a tile: registers are for what each row needs.
+  Place place;
+  struct {
+    const char* x;
+    const char* dt;
+    const char* z;
+    char* y;
+    const char* quad;
+  } next[kThreads];  // where each thread's piece of the next tile is
 };
 
 enum class Pass { kStates, kPlain, kGated };  // to find states only; without and with z
 
-template <class T, Pass kPass>
-__global__ void __launch_bounds__(kChannels, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
+// kInterval: whether it is given.
+template <class T, Pass kPass, bool kInterval>
+__global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_constant__ Plan p) {
   constexpr bool kStatesOnly = kPass == Pass::kStates;
-  constexpr int kRows = kTileRows<T>;
-  extern __shared__ __align__(16) char shared[];
-  auto& tiles = *reinterpret_cast<Tiles<T>*>(shared);
+  constexpr unsigned kTile = Ring<T>::kTile;
+  constexpr unsigned kRing = Ring<T>::kRows;
+  constexpr unsigned kPitch = Ring<T>::kPitch;
+  constexpr unsigned kGroup = kTile / 2;  // rows that code without branches advances by
+  static_assert(kGroup % 2 == 0 && kChunkRows % kTile == 0);
+  __shared__ __align__(16) Ring<T> ring;
   const SelectiveScanArguments& a = p.a;
-  const Place place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
+  if (threadIdx.x == 0) ring.place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
+  __syncthreads();
+  const Place& place = ring.place;
   const Segment& segment = place.segment;
-  const int c = static_cast<int>(threadIdx.x);
-  const bool owns = c < place.count;
-  const int64_t channel = place.channel0 + c;
-  const auto states = static_cast<int>(a.states);
+  const auto count = static_cast<unsigned>(place.count);
+  // Unsigned, of which quotients and remainders by powers of two are one instruction.
+  const unsigned tid = threadIdx.x;
+  const unsigned lane = tid % 32;
+  const unsigned warp_column = tid / 32 * kWarpChannels;
+  // Of the two channels of this and three other lanes, whose numbers differ by kPairs: which states
+  // of both are this lane's, which channel is its own, and which of two rows.
+  const unsigned quarter = lane / kPairs;
+  const unsigned column = warp_column + lane % (2 * kPairs);
+  const unsigned parity = lane / (2 * kPairs);
+  const unsigned state0 = quarter * kStates;
+  const auto states = static_cast<unsigned>(a.states);
+  const unsigned own = parity * kPitch + column;  // the place in two rows of the ring
+  const bool owns = column < count;
+  const int64_t channel = place.channel0 + column;
 
-  float rate[kSixteen], h[kSixteen];
-  const float* h_from = nullptr;
-  if (!kStatesOnly && p.first != nullptr) {
-    h_from = p.first + (place.index * a.channels + channel) * states;
-  } else if (!kStatesOnly && a.h0 != nullptr) {
-    h_from = a.h0 + (segment.sequence * a.channels + channel) * states;
-  }
+  // Calls visit(i, offset of its states in [index, D, N]) for each of the two channels that there
+  // is: 0, the lane's own, and 1, the other.
+  const auto visit_channels = [&](int64_t index, auto visit) {
 #pragma unroll
-  for (int n = 0; n < kSixteen; ++n) {
-    const bool exists = owns && n < states;
-    rate[n] = exists ? RealRate(a.A[channel * states + n]) : 0.0f;
-    h[n] = exists && h_from != nullptr ? h_from[n] : 0.0f;
-  }
-  const auto store_states = [&](float* to) {
-    if (!owns) return;
-    if (states == kSixteen) {
+    for (unsigned i = 0; i < 2; ++i) {
+      const unsigned its = column ^ (i * kPairs);
+      if (its >= count) continue;
+      visit(i, (index * a.channels + place.channel0 + its) * states + state0);
+    }
+  };
+  const auto load_states = [&](const float* from, int64_t index, float(&to)[2][kStates]) {
+    visit_channels(index, [&](int i, int64_t offset) {
 #pragma unroll
-      for (int n = 0; n < kSixteen; n += 4) {
-        *reinterpret_cast<float4*>(to + n) = {h[n], h[n + 1], h[n + 2], h[n + 3]};
+      for (unsigned k = 0; k < kStates; ++k) {
+        to[i][k] = state0 + k < states ? from[offset + k] : 0.0f;
       }
+    });
+  };
+  float rate[2][kStates] = {}, h[2][kStates] = {};
+  load_states(a.A, 0, rate);
+  const auto store_states = [&](float* to, int64_t index) {
+    visit_channels(index, [&](int i, int64_t offset) {
+      if (states == kSixteen) {
+        *reinterpret_cast<float4*>(to + offset) = {h[i][0], h[i][1], h[i][2], h[i][3]};
+        return;
+      }
+#pragma unroll
+      for (unsigned k = 0; k < kStates; ++k) {
+        if (state0 + k < states) to[offset + k] = h[i][k];
+      }
+    });
+  };
+  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] * kLog2E : 0.0f;
+  const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
+
+  const auto tiles = static_cast<unsigned>((segment.rows + kTile - 1) / kTile);
+  const auto last_rows = static_cast<unsigned>((segment.rows - 1) % kTile + 1);
+  const auto rows_at = [&](unsigned tile) { return tile + 1 < tiles ? kTile : last_rows; };
+  const auto row_of = [&](unsigned tile) { return segment.row + int64_t{tile} * kTile; };
+  // Tiles that are moved by whole pieces of 16 bytes, one a thread of x, dt and z, one a lane of y,
+  // and a quad a thread of B and C: in the usual case all but the last. Pointers are to the next.
+  constexpr unsigned kPiece = 16 / sizeof(T);
+  constexpr unsigned kPieces = kChannels / kPiece;          // of a row
+  constexpr unsigned kWarpPieces = kWarpChannels / kPiece;  // of a warp's part of it
+  constexpr unsigned kQuads = 2 * kSixteen / 4;             // of a row of B and C
+  static_assert(kTile * kPieces == kThreads && kTile * kWarpPieces == 32);
+  static_assert(kTile * kQuads <= kThreads);
+  const auto regular_tiles =
+      p.regular && count == kChannels ? static_cast<unsigned>(segment.rows / kTile) : 0;
+  const unsigned piece = tid / kPieces * kPitch + tid % kPieces * kPiece;  // in the ring
+  const unsigned y_piece = lane / kWarpPieces * kPitch + warp_column + lane % kWarpPieces * kPiece;
+  const unsigned quad_row = tid / kQuads;
+  const bool quad_of_C = tid % kQuads >= kQuads / 2;
+  const unsigned quad = tid % (kQuads / 2) * 4;
+  const Rows& projection = quad_of_C ? a.C : a.B;
+  const bool has_quad = quad_row < kTile && !(kStatesOnly && quad_of_C);
+  auto& from = ring.next[tid];  // of its own: no other thread reads it
+  const auto at_piece = [&](const Rows& rows, unsigned row, unsigned column) {
+    return static_cast<char*>(rows.data) +
+           ((segment.row + row) * rows.stride + place.channel0 + column) * sizeof(T);
+  };
+  from.x = at_piece(a.x, tid / kPieces, tid % kPieces * kPiece);
+  from.dt = at_piece(a.dt, tid / kPieces, tid % kPieces * kPiece);
+  if (kPass == Pass::kGated) from.z = at_piece(a.z, tid / kPieces, tid % kPieces * kPiece);
+  if (!kStatesOnly) {
+    from.y = at_piece(a.y, lane / kWarpPieces, warp_column + lane % kWarpPieces * kPiece);
+  }
+  from.quad = static_cast<const char*>(projection.data) +
+              ((segment.row + quad_row) * projection.stride + place.group * kSixteen + quad) *
+                  (projection.dtype == DType::kF32 ? 4 : 2);
+
+  // Of these functions `at` is the ring's row that the tile begins at.
+  const auto copy = [&](unsigned tile, unsigned at) {
+    if (tile < regular_tiles) {
+      const char* x = from.x;
+      const char* dt = from.dt;
+      const char* z = kPass == Pass::kGated ? from.z : nullptr;
+      from.x = x + p.x_step;
+      from.dt = dt + p.dt_step;
+      if (kPass == Pass::kGated) from.z = z + p.z_step;
+      CopyAsync(ring.x + at * kPitch + piece, x, 16);
+      CopyAsync(ring.dt + at * kPitch + piece, dt, 16);
+      if (kPass == Pass::kGated) CopyAsync(ring.z + at * kPitch + piece, z, 16);
       return;
     }
-#pragma unroll
-    for (int n = 0; n < kSixteen; ++n) {
-      if (n < states) to[n] = h[n];
-    }
-  };
-  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
-  const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
-  T* y = static_cast<T*>(a.y.data) + segment.row * a.y.stride + channel;
-  float time = 0;
-
-  const auto rows_at = [&](int64_t tile) {
-    return static_cast<int>(min(int64_t{kRows}, segment.rows - tile * kRows));
-  };
-  const auto copy = [&](int64_t tile, int stage) {
-    const int64_t row = segment.row + tile * kRows;
-    const auto activation = [&](const Rows& from, T(&to)[kRows][kChannels], int unit) {
-      CopyTile<kChannels>(to, static_cast<const T*>(from.data) + row * from.stride + place.channel0,
-                          from.stride, rows_at(tile), place.count, unit);
+    const unsigned rows = rows_at(tile);
+    const auto activation = [&](const Rows& rows_from, T* to, int unit) {
+      constexpr int kSize = static_cast<int>(sizeof(T));
+      CopyRows(reinterpret_cast<char*>(to + at * kPitch), kPitch * kSize,
+               static_cast<const char*>(rows_from.data) +
+                   (row_of(tile) * rows_from.stride + place.channel0) * kSize,
+               rows_from.stride * kSize, static_cast<int>(rows), place.count * kSize, unit);
     };
-    activation(a.x, tiles.x[stage], p.x_unit);
-    activation(a.dt, tiles.dt[stage], p.dt_unit);
-    if (kPass == Pass::kGated) activation(a.z, tiles.z[stage], p.z_unit);
-  };
-  // This thread's quads of a tile's B or C: one in every kQuadRows rows.
-  constexpr int kQuads = 2 * kSixteen / 4;  // of a row
-  constexpr int kQuadRows = kChannels / kQuads;
-  constexpr int kMine = kRows / kQuadRows;
-  const int quad_row = c / kQuads;
-  const bool quad_of_C = c % kQuads >= kQuads / 2;
-  const int quad = c % (kQuads / 2) * 4;
-  const Rows& projection = quad_of_C ? a.C : a.B;
-  const auto fetch = [&](int64_t tile, uint4(&bits)[kMine]) {
-#pragma unroll
-    for (int i = 0; i < kMine; ++i) {
-      const int row = i * kQuadRows + quad_row;
-      const bool wanted = row < rows_at(tile) && !(kStatesOnly && quad_of_C);
-      bits[i] = FetchFour(projection, segment.row + tile * kRows + row, place.group * states, quad,
-                          wanted ? states : 0, quad_of_C ? p.C_in_fours : p.B_in_fours);
+    activation(a.x, ring.x, p.x_unit);
+    activation(a.dt, ring.dt, p.dt_unit);
+    if (kPass == Pass::kGated) activation(a.z, ring.z, p.z_unit);
+    // Rows that the tile lacks take no time, and so change nothing.
+    for (unsigned i = rows * kChannels + tid; i < kTile * kChannels; i += kThreads) {
+      const unsigned to = (at + i / kChannels) * kPitch + i % kChannels;
+      ring.x[to] = FromFloat<T>(0.0f);
+      ring.dt[to] = FromFloat<T>(-INFINITY);
     }
   };
-  const auto put = [&](int64_t tile, const uint4(&bits)[kMine], int stage) {
-#pragma unroll
-    for (int i = 0; i < kMine; ++i) {
-      const int row = i * kQuadRows + quad_row;
-      float* to = quad_of_C ? tiles.C[stage][row] : tiles.B[stage][row];
-      *reinterpret_cast<float4*>(to + quad) = ConvertFour(bits[i], projection.dtype);
+  const auto fetch = [&](unsigned tile) {
+    if (tile >= regular_tiles) {
+      return FetchFour(projection, row_of(tile) + quad_row, place.group * states,
+                       static_cast<int>(quad),
+                       has_quad && quad_row < rows_at(tile) ? static_cast<int>(states) : 0,
+                       quad_of_C ? p.C_in_fours : p.B_in_fours);
     }
-    if (c < kRows) {
-      const bool given = a.interval != nullptr && c < rows_at(tile);
-      tiles.interval[stage][c] = given ? a.interval[segment.row + tile * kRows + c] : 1.0f;
+    uint4 bits = {};
+    if (has_quad) {
+      if (projection.dtype == DType::kF32) {
+        bits = __ldg(reinterpret_cast<const uint4*>(from.quad));
+      } else {
+        const uint2 two = __ldg(reinterpret_cast<const uint2*>(from.quad));
+        bits.x = two.x;
+        bits.y = two.y;
+      }
+    }
+    from.quad += quad_of_C ? p.C_step : p.B_step;
+    return bits;
+  };
+  const auto put = [&](unsigned tile, uint4 bits, unsigned at) {
+    if (quad_row < kTile) {
+      const float4 four = ConvertFour(bits, projection.dtype);
+      const float factor = quad_of_C ? 1.0f : kLn2;
+      *reinterpret_cast<float4*>(ring.projections + at * kQuads * 4 + tid * 4) = {
+          factor * four.x, factor * four.y, factor * four.z, factor * four.w};
+    }
+    if (kInterval && tid < kTile) {
+      ring.interval[at + tid] = tid < rows_at(tile) ? a.interval[row_of(tile) + tid] : 1.0f;
+    }
+  };
+  // A tile's y, from where its z was; each warp that of its channels.
+  const auto write = [&](unsigned tile, unsigned at) {
+    __syncwarp();
+    if (tile < regular_tiles) {
+      __stwb(reinterpret_cast<uint4*>(from.y),
+             *reinterpret_cast<const uint4*>(ring.z + at * kPitch + y_piece));
+      from.y += p.y_step;
+    } else if (owns) {
+      const unsigned rows = rows_at(tile);
+      T* to = static_cast<T*>(a.y.data) + row_of(tile) * a.y.stride + channel;
+      for (unsigned row = parity; row < rows; row += 2) {
+        to[row * a.y.stride] = ring.z[(at + row) * kPitch + column];
+      }
     }
   };
 
-  struct Group {
-    float t[kGroup];  // dt'
-    float v[kGroup];  // dt' · x
+  // What two rows are computed with. An element of an array: row, channel.
+  struct Steps {
+    float t[2][2];  // dt' / ln 2
+    float v[2][2];  // and that times x
+    float x;        // of the own row and channel
   };
-  // Rows that a tile which is not full lacks change nothing.
-  const auto prepare = [&](auto full, int stage, int row, int rows) {
-    Group group;
-#pragma unroll
-    for (int j = 0; j < kGroup; ++j) {
-      const float softplus = Softplus(ToFloat(tiles.dt[stage][row + j][c]) + bias);
-      const bool exists = full() || row + j < rows;
-      group.t[j] = exists ? softplus * tiles.interval[stage][row + j] : 0.0f;
-      group.v[j] = exists ? group.t[j] * ToFloat(tiles.x[stage][row + j][c]) : 0.0f;
-    }
-    return group;
+  // What the four lanes have of their rows and channels, as each wants it.
+  const unsigned other = lane % (2 * kPairs) ^ kPairs;
+  const auto share = [&](float value, float(&to)[2][2]) {
+    constexpr unsigned kAll = 0xffffffffu;
+    to[0][0] = __shfl_up_sync(kAll, value, 2 * kPairs);  // its own where the first row is
+    to[1][0] = __shfl_down_sync(kAll, value, 2 * kPairs);
+    to[0][1] = __shfl_sync(kAll, value, static_cast<int>(other));
+    to[1][1] = __shfl_sync(kAll, value, static_cast<int>(other + 2 * kPairs));
   };
-  const auto advance = [&](const Group& group, int stage, int row, float(&sums)[kGroup]) {
+  // Rows [row, row + 2) of the ring.
+  const auto prepare = [&](unsigned row) {
+    Steps steps;
+    steps.x = ToFloat(ring.x[row * kPitch + own]);
+    float t = SoftplusOfTwo(fmaf(ToFloat(ring.dt[row * kPitch + own]), kLog2E, bias));
+    if (kInterval) t *= ring.interval[row + parity];
+    share(t, steps.t);
+    share(t * steps.x, steps.v);
+    return steps;
+  };
+  float time = 0;
+  // Returns Σ C · h of the own row and channel, whose quads of states are added up as
+  // SelectiveScanStep adds them.
+  const auto advance = [&](const Steps& steps, unsigned row) {
+    float halves[2];  // of the own channel: sums over this lane's states and another quarter
 #pragma unroll
-    for (int j = 0; j < kGroup; ++j) {
-      float sum[kSixteen / 4] = {};  // of four states each, as SelectiveScanStep adds them up
+    for (unsigned r = 0; r < 2; ++r) {
+      float B[4], C[4] = {}, sums[2] = {};
+      Load<4>(ring.projections + (row + r) * 2 * kSixteen + state0, B);
+      if (!kStatesOnly) Load<4>(ring.projections + ((row + r) * 2 + 1) * kSixteen + state0, C);
 #pragma unroll
-      for (int q = 0; q < kSixteen / 4; ++q) {
-        float B[4], C[4] = {};
-        Load<4>(&tiles.B[stage][row + j][4 * q], B);
-        if (!kStatesOnly) Load<4>(&tiles.C[stage][row + j][4 * q], C);
+      for (unsigned i = 0; i < 2; ++i) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          float& state = h[4 * q + k];
-          state = fmaf(Exp2(group.t[j] * rate[4 * q + k]), state, group.v[j] * B[k]);
-          sum[q] = fmaf(C[k], state, sum[q]);
+        for (unsigned k = 0; k < kStates; ++k) {
+          h[i][k] = fmaf(Exp2(steps.t[r][i] * rate[i][k]), h[i][k], steps.v[r][i] * B[k]);
+          sums[i] = fmaf(C[k], h[i][k], sums[i]);
         }
       }
-      sums[j] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      if (kStatesOnly) time += group.t[j];
+      if constexpr (kStatesOnly) {
+        time += steps.t[r][0];
+      } else {
+        halves[r] = sums[0] + __shfl_xor_sync(0xffffffffu, sums[1], kPairs);
+      }
+    }
+    if constexpr (kStatesOnly) {
+      return 0.0f;
+    } else {
+      const float others = parity == 0 ? halves[1] : halves[0];
+      return (parity == 0 ? halves[0] : halves[1]) +
+             __shfl_xor_sync(0xffffffffu, others, 2 * kPairs);
     }
   };
-  // Row j of the group is written where writes(j).
-  const auto finish = [&](const float(&sums)[kGroup], int stage, int row, auto writes) {
-#pragma unroll
-    for (int j = 0; j < kGroup; ++j) {
-      float result = fmaf(skip, ToFloat(tiles.x[stage][row + j][c]), sums[j]);
-      if constexpr (kPass == Pass::kGated) {
-        const float z = ToFloat(tiles.z[stage][row + j][c]);
-        result *= z * Sigmoid(z);
-      }
-      if (writes(j)) y[j * a.y.stride] = FromFloat<T>(result);
+  // The own one of rows [row, row + 2).
+  const auto finish = [&](float sum, float x, unsigned row) {
+    float result = fmaf(skip, x, sum);
+    if constexpr (kPass == Pass::kGated) {
+      const float z = ToFloat(ring.z[row * kPitch + own]);
+      result *= z * Sigmoid(z);
     }
-  };
-  const auto walk = [&](auto full, int stage, int rows) {
-    Group group = prepare(full, stage, 0, rows);
-    float sums[kGroup] = {};
-    const int last = full() ? kRows - kGroup : (rows - 1) / kGroup * kGroup;
-#pragma unroll 1
-    for (int row = 0; row <= last; row += kGroup) {
-      // In the first turn nothing is finished, in the last one nothing needs preparing.
-      const Group after = prepare(full, stage, min(row + kGroup, last), rows);
-      float own[kGroup];
-      advance(group, stage, row, own);
-      if constexpr (!kStatesOnly) {
-        finish(sums, stage, max(row - kGroup, 0), [&](int) { return owns && row > 0; });
-        if (row > 0) y += kGroup * a.y.stride;
-      }
-      group = after;
-#pragma unroll
-      for (int j = 0; j < kGroup; ++j) sums[j] = own[j];
-    }
-    if constexpr (!kStatesOnly) {
-      finish(sums, stage, last, [&](int j) { return owns && (full() || last + j < rows); });
-      y += kGroup * a.y.stride;
-    }
+    return FromFloat<T>(result);
   };
 
-  const int64_t count = (segment.rows + kRows - 1) / kRows;
-  if (count > 0) {
-    uint4 bits[kMine];
-    copy(0, 0);
-    fetch(0, bits);
-    put(0, bits, 0);
-  }
+  // The ring's rows of this tile, of the next, and of the one before it or after the next.
+  unsigned here = 0, next = kTile, spare = 2 * kTile;
+  uint4 bits = {};  // of the next tile's B or C
+#pragma unroll 1
+  for (unsigned tile = 0; tile < min(tiles, 2u); ++tile) copy(tile, tile * kTile);
   CommitCopies();
-  for (int64_t tile = 0; tile < count; ++tile) {
-    const int stage = static_cast<int>(tile & 1);
-    const int next = stage ^ 1;
-    AwaitCopies();
-    __syncthreads();  // the tile is there, and nobody reads the one before any more
-    uint4 bits[kMine];
-    if (tile + 1 < count) {
-      copy(tile + 1, next);
-      fetch(tile + 1, bits);
+  if (tiles > 0) put(0, fetch(0), here);
+  if (tiles > 1) bits = fetch(1);
+  if constexpr (!kStatesOnly) {
+    if (p.first != nullptr) {
+      load_states(p.first, place.index, h);
+    } else if (a.h0 != nullptr) {
+      load_states(a.h0, segment.sequence, h);
     }
-    CommitCopies();
-    if (!kStatesOnly && a.chunk_states != nullptr && tile * kRows % kChunkRows == 0) {
-      const int64_t chunk = segment.chunk + tile * kRows / kChunkRows;
-      store_states(a.chunk_states + (chunk * a.channels + channel) * states);
+  }
+  AwaitCopies();
+  __syncthreads();
+
+  Steps steps = {};  // of the two rows that are next
+  if (tiles > 0) steps = prepare(here);
+  float sum = 0, x = 0;         // of the two rows before them, which are not finished,
+  unsigned before = kRing - 2;  // and where in the ring these are; at first nobody's
+  for (unsigned tile = 0; tile < tiles; ++tile) {
+    constexpr unsigned kChunkTiles = kChunkRows / kTile;
+    if (!kStatesOnly && a.chunk_states != nullptr && tile % kChunkTiles == 0) {
+      store_states(a.chunk_states, segment.chunk + tile / kChunkTiles);
     }
-    const int rows = rows_at(tile);
-    rows == kRows ? walk(std::true_type(), stage, rows) : walk(std::false_type(), stage, rows);
-    if (tile + 1 < count) put(tile + 1, bits, next);
+    const unsigned rows = rows_at(tile);
+#pragma unroll 1
+    for (unsigned row = 0; row < rows; row += kGroup) {
+      const bool last = row == kTile - kGroup;
+      if (last) {  // whose rows ahead are the next tile's
+        if (tile + 1 < tiles) put(tile + 1, bits, next);
+        if (!kStatesOnly && tile > 0) write(tile - 1, spare);
+        AwaitCopies();
+        __syncthreads();  // the next tile is there, and nobody needs the one before any more
+        if (tile + 2 < tiles) {
+          copy(tile + 2, spare);
+          bits = fetch(tile + 2);
+        }
+        CommitCopies();
+      }
+      const unsigned at = here + row;
+      const unsigned after = last ? next : at + kGroup;
+      T y[kGroup / 2];
+#pragma unroll
+      for (unsigned j = 0; j < kGroup; j += 2) {
+        const Steps ahead = prepare(j + 2 < kGroup ? at + j + 2 : after);
+        const float next_sum = advance(steps, at + j);
+        if constexpr (!kStatesOnly) y[j / 2] = finish(sum, x, j == 0 ? before : at + j - 2);
+        sum = next_sum;
+        x = steps.x;
+        steps = ahead;
+      }
+      // All behind the loads above, which the compiler would not move before a store.
+      if constexpr (!kStatesOnly) {
+#pragma unroll
+        for (unsigned j = 0; j < kGroup; j += 2) {
+          ring.z[(j == 0 ? before : at + j - 2) * kPitch + own] = y[j / 2];
+        }
+      }
+      before = at + kGroup - 2;
+    }
+    const unsigned done = here;
+    here = next;
+    next = spare;
+    spare = done;
   }
 
   if constexpr (kStatesOnly) {
-    store_states(p.added + (place.index * a.channels + channel) * states);
-    if (owns) p.time[place.index * a.channels + channel] = time;
-  } else if (segment.last && a.hT != nullptr) {
-    store_states(a.hT + (segment.sequence * a.channels + channel) * states);
+    store_states(p.added, place.index);
+    if (owns && parity == 0) p.time[place.index * a.channels + channel] = kLn2 * time;
+  } else {
+    if (segment.last && a.hT != nullptr) store_states(a.hT, segment.sequence);
+    if (tiles == 0) return;
+    ring.z[before * kPitch + own] = finish(sum, x, before);
+    // The tile before the last is written where the last one's last group begins.
+    if (rows_at(tiles - 1) <= kTile - kGroup && tiles > 1) write(tiles - 2, next);
+    write(tiles - 1, spare);
   }
+}
+
+template <class T, Pass kPass>
+void Run(Context& context, const Plan& plan, int64_t blocks) {
+  const auto kernel =
+      plan.a.interval == nullptr ? ScanKernel<T, kPass, false> : ScanKernel<T, kPass, true>;
+  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, context.stream()>>>(plan);
+  CheckLaunch("selective_scan");
+}
+
+// Blocks that a multiprocessor does at a time.
+template <class T>
+int BlocksAtATime() {
+  static const int blocks = [] {
+    int count = 0;
+    Check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, ScanKernel<T, Pass::kGated, false>,
+                                                        static_cast<int>(kThreads), 0),
+          "selective_scan's occupancy");
+    return count;
+  }();
+  return blocks;
 }
 
 template <class T>
@@ -259,26 +437,33 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
   plan.z_unit = UnitOf(a.z, step);
   plan.B_in_fours = InFours(a.B, a);
   plan.C_in_fours = InFours(a.C, a);
+  plan.regular = plan.x_unit == 16 && plan.dt_unit == 16 && UnitOf(a.y, step) == 16 &&
+                 (a.z.data == nullptr || plan.z_unit == 16) && a.states == kSixteen &&
+                 plan.B_in_fours && plan.C_in_fours;
+  const auto tile_bytes = [](const Rows& rows) {
+    return Ring<T>::kTile * rows.stride * (rows.dtype == DType::kF32 ? 4 : 2);
+  };
+  plan.x_step = tile_bytes(a.x);
+  plan.dt_step = tile_bytes(a.dt);
+  plan.z_step = tile_bytes(a.z);
+  plan.y_step = tile_bytes(a.y);
+  plan.B_step = tile_bytes(a.B);
+  plan.C_step = tile_bytes(a.C);
 
-  const SegmentPlan cut = PlanSegments(a, blocks, kBlocks * context.multiprocessors());
+  const SegmentPlan cut =
+      PlanSegments(a, blocks, BlocksAtATime<T>() * context.multiprocessors(), kWorthTwoPasses);
   const auto segments = static_cast<int64_t>(cut.segments.size());
   plan.segments = TableOf(context, cut.segments);
-  const auto run = [&](auto kernel) {
-    constexpr int kBytes = static_cast<int>(sizeof(Tiles<T>));
-    Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-          "selective_scan's shared memory");
-    kernel<<<static_cast<unsigned>(segments * blocks), kChannels, kBytes, context.stream()>>>(plan);
-    CheckLaunch("selective_scan");
-  };
   const auto run_last = [&] {
-    a.z.data == nullptr ? run(ScanKernel<T, Pass::kPlain>) : run(ScanKernel<T, Pass::kGated>);
+    a.z.data == nullptr ? Run<T, Pass::kPlain>(context, plan, segments * blocks)
+                        : Run<T, Pass::kGated>(context, plan, segments * blocks);
   };
   if (cut.one_pass) return run_last();
   const Scratch states(context, segments * a.channels * a.states * 4);
   const Scratch time(context, segments * a.channels * 4);
   plan.added = states.data<float>();
   plan.time = time.data<float>();
-  run(ScanKernel<T, Pass::kStates>);
+  Run<T, Pass::kStates>(context, plan, segments * blocks);
   CombineStates(context, a, cut, plan.time, plan.added);
   plan.first = plan.added;
   run_last();

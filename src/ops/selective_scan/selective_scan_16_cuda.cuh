@@ -8,6 +8,24 @@
 namespace adder::cuda {
 
 inline constexpr int kSixteen = 16;
+inline constexpr float kLn2 = 0.6931471805599453f;
+
+// The forward counts time in units of ln 2, which makes exp(dt' · A) the 2^(t · A) that the device
+// computes: t = log2(1 + 2^u), u = log2(e) · (dt + bias). B is multiplied by ln 2 once where it is
+// read, so that t · x · B is what it should be. The logarithm is max(u, 0) and a polynomial in
+// 2^-|u|, to 4e-7 of its value however small that is.
+__device__ inline float SoftplusOfTwo(float u) {
+  const float e = Exp2(-fabsf(u));
+  float p = -0.012319456f;
+  p = fmaf(p, e, 0.06360784f);
+  p = fmaf(p, e, -0.15535182f);
+  p = fmaf(p, e, 0.2560097f);
+  p = fmaf(p, e, -0.35339484f);
+  p = fmaf(p, e, 0.4800637f);
+  p = fmaf(p, e, -0.7213101f);
+  p = fmaf(p, e, 1.4426948f);
+  return fmaf(p, e, fmaxf(u, 0.0f));
+}
 
 // Whether four numbers of B or C can be read at once wherever a quad of states begins.
 inline bool InFours(const Rows& rows, const SelectiveScanArguments& a) {

@@ -158,12 +158,14 @@ inline int64_t LongestSequence(const SelectiveScanArguments& a) {
   return longest;
 }
 
-// `blocks`: of channels; `wanted`: blocks that run at a time, to make the device busy.
-inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks, int64_t wanted) {
+// `blocks`: of channels; `wanted`: blocks that run at a time, to make the device busy. Two passes
+// cost twice one: they pay where the longest sequence is more than `worth` times the rows that each
+// of those blocks would do.
+inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks, int64_t wanted,
+                                int64_t worth = 4) {
   const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
   const int64_t longest = LongestSequence(a);
-  // Two passes cost twice one; they pay where one would leave the device idle for longer.
-  if (longest <= 4 * share) return CutIntoSegments(a, longest);
+  if (longest <= worth * share) return CutIntoSegments(a, longest);
   // The shortest segments that run all at a time: one more block than fit costs a whole turn.
   const auto blocks_of = [&](int64_t rows) {
     int64_t count = 0;

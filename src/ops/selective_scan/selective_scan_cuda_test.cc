@@ -230,6 +230,29 @@ TEST_F(SelectiveScanCudaTest, MatchesTheCpuInHalfPrecision) {
   }
 }
 
+// Sequences that end at, before and behind the ends of tiles, with channels and strides that whole
+// pieces can be moved of.
+TEST_F(SelectiveScanCudaTest, MatchesTheCpuAroundTiles) {
+  Random random(9);
+  std::vector<int64_t> offsets = {0};
+  for (const int64_t length : {1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 49, 64, 65}) {
+    offsets.push_back(offsets.back() + length);
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const bool options : {false, true}) {
+      for (const int64_t groups : {1, 2}) {
+        const Case c = {.channels = 128,
+                        .states = 16,
+                        .groups = groups,
+                        .options = options,
+                        .activation = dtype,
+                        .projection = dtype};
+        ExpectForwardAsOnCpu(random, c, SequenceLayout(offsets));
+      }
+    }
+  }
+}
+
 // Long enough that it is cut into segments.
 TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnLongSequences) {
   Random random(5);
@@ -282,8 +305,13 @@ TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnSteps) {
 
 TEST_F(SelectiveScanCudaTest, WholeEqualsChunksEqualsRows) {
   Random random(6);
-  for (const bool is_complex : {false, true}) {
-    const Case c = {.channels = 75, .states = 7, .is_complex = is_complex};
+  for (const Case& c :
+       {Case{.channels = 75, .states = 7}, Case{.channels = 75, .states = 7, .is_complex = true},
+        Case{.channels = 80, .states = 16},
+        Case{.channels = 64,
+        .states = 16,
+        .activation = DType::kBF16,
+        .projection = DType::kBF16}}) {
     const SelectiveScanInputs in = OnCuda(RandomInputs(random, c, SequenceLayout::Single(200)));
     const SelectiveScanOutputs whole = MakeOutputs(c, in.layout, kCuda);
     SelectiveScan(in, whole);

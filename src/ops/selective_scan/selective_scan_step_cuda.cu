@@ -65,18 +65,18 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) interval[j] = a.interval[row_of(j)];
   }
-  const float bias = a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
+  const float bias = a.dt_bias != nullptr ? a.dt_bias[channel] * kLog2E : 0.0f;
   const float skip = a.D != nullptr ? a.D[channel] : 0.0f;
 
   float sums[kAhead];
 #pragma unroll
   for (int j = 0; j < kAhead; ++j) {
-    const float t = Softplus(dt[j] + bias) * interval[j];
+    const float t = SoftplusOfTwo(fmaf(dt[j], kLog2E, bias)) * interval[j];
     const float v = t * x[j];
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      h[j][k] = fmaf(Exp2(t * RealRate(rate[k])), h[j][k], v * B[j][k]);
+      h[j][k] = fmaf(Exp2(t * rate[k]), h[j][k], v * (kLn2 * B[j][k]));
       sum = fmaf(C[j][k], h[j][k], sum);
     }
     sums[j] = sum;
