@@ -1,23 +1,24 @@
 // selective_scan on CUDA, backward, for up to 16 real states.
 //
-// A warp owns 16 channels, a lane half the states of one. It walks back over a segment, chunk after
-// chunk (of kChunkRows rows, each from its saved state): a sweep forward finds the state before
-// each tile of kRows rows, and then tile by tile from the last to the first a tile's decays and
-// states are computed once more, into registers, and the gradient of the state is carried through
-// them:
+// A warp owns 16 channels, a lane four states of two of them. A block walks back over a segment,
+// chunk after chunk (of kChunkRows rows, each from its saved state). What a row of a channel is
+// computed with is prepared for a whole chunk, by threads that take eight channels of a row each.
+// Then a sweep forward finds the state before each tile of kRows rows, and tile by tile from the
+// last to the first a tile's decays and states are computed once more, into registers, and the
+// gradient of the state is carried through them:
 //
 //     G += C · dy',  dC = h · dy',  dB = G · v,  dv = Σ G · B,  W = a · G · h_before,
 //     dA += t · W,  dt = Σ A · W,  G = a · G
 //
-// with t = dt', v = t · x, a = exp(t · A), dy' = dy · silu(z). Of two rows that follow each other
-// one lane of a channel prepares and finishes the first and the other the second.
+// with t = dt', v = t · x, a = exp(t · A), dy' = dy · silu(z). The sums over states take the places
+// of v and dy', and from them dx, ddt and dz of the whole chunk are made as it was prepared.
 //
-// dB and dC are sums over channels. The tensor cores form them: the terms of a row are a matrix
-// [channels, terms] in shared memory, and its transpose times a matrix whose one column of ones is
-// the row's number adds up all channels of a warp into that row's column of the result. The terms
-// are rounded to bf16 for that where dB and dC are bf16, whose own rounding hides it; otherwise
-// they are split into two or three bf16 numbers that carry all their digits. Warps are added in a
-// block, blocks by one last kernel: no atomics, the same bits in every run.
+// dB and dC are sums over channels. A lane adds up its two channels, the tensor cores four lanes: a
+// lane's sums are a piece of a left factor as they are, and a right factor of zeros and ones sends
+// each of them to a column of its own. They are rounded to bf16 for that where dB and dC are bf16,
+// whose own rounding hides it; otherwise they are split into two or three bf16 numbers that carry
+// all their digits. Warps are added in a block, blocks by one last kernel: no atomics, the same
+// bits in every run.
 //
 // Where channels and sequences do not fill the device, segments of rows are found their last
 // gradients of the state first, as the forward does with states. Where they fill it more than once,
@@ -35,16 +36,21 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
+constexpr int kPair = 2;  // channels of a lane
+constexpr int kQuad = 4;  // states of a lane
 constexpr int kWarpChannels = 16;
 constexpr int kChannels = kWarps * kWarpChannels;  // of a block
 constexpr int kBlocks = 2;                         // of a multiprocessor, at a time
-constexpr int kStates = kSixteen / 2;              // of a lane
 constexpr int kRows = 8;                           // of a tile
 constexpr int kTiles = static_cast<int>(kChunkRows) / kRows;
-constexpr int kBatch = 4;             // rows whose terms of dB and dC are summed together
-constexpr int kTerms = 2 * kSixteen;  // of a row and channel: of dB, then of dC
-constexpr int kSums = 3;              // over states: dv, dt, y
-constexpr int kOwnRows = kRows / 2;   // of a tile, prepared and finished by one lane of a channel
+constexpr int kTerms = 2 * kSixteen;  // of a row: of dB, then of dC
+constexpr int kTermQuads = kTerms / 4;
+constexpr int kSums = 3;  // over states: dv, dt, y
+// Threads share a chunk's rows, where they prepare and finish them, by eights of channels.
+constexpr int kEight = 8;
+constexpr int kPartRows = kThreads / (kChannels / kEight);  // of all threads at a time
+constexpr int kParts = static_cast<int>(kChunkRows) / kPartRows;
+static_assert(kTermQuads * kPartRows == kThreads);
 constexpr float kLn2 = 0.6931471806f;
 
 struct Plan {
@@ -61,84 +67,127 @@ struct Plan {
   float* dA;            // [segments, D, N] partial sums; these and the following may be null
   float* dD;            // [segments, D]
   float* d_dt_bias;     // [segments, D]
-  float* d_interval;    // [blocks · kWarps, rows]
-  int x_unit, dt_unit, z_unit, dy_unit;
+  float* d_interval;    // [blocks, rows]
+  bool in_eights;       // activations and their gradients can be read and written so
   bool B_in_fours, C_in_fours;
 };
 
-template <class T, int kSplits>
-struct Tiles {
-  T x[kChunkRows][kChannels];
-  T dt[kChunkRows][kChannels];
-  T z[kChunkRows][kChannels];
-  T dy[kChunkRows][kChannels];
+// A chunk in shared memory. Pieces of 16 bytes lie where PieceAt says.
+struct Chunk {
+  float4 steps[kChunkRows][kChannels / 2];  // of two channels each t and v; v gives way to dv
+  float4 dy[kChunkRows][kChannels / 4];     // dy' of four; gives way to y before D and the gate
+  float4 dt[kChunkRows][kChannels / 4];     // Σ A · W, A in the units of RealRate
   // The state before each tile, [2][32] quads of a warp's lanes; once the tile is done the sums of
   // its terms over the warp's channels, [kRows][kTerms] floats.
   float4 slots[kTiles][kWarps][2][32];
-  // [kBatch][channel][kTerms], in pieces of 16 bytes whose places are changed so that eight lanes
-  // always find eight different banks: see Piece.
-  uint4 terms[kSplits][kWarps][kBatch][kWarpChannels][4];
 };
 static_assert(sizeof(float4) * 2 * 32 == sizeof(float) * kRows * kTerms);
-
-__device__ inline int Piece(int channel, int piece) { return piece ^ (channel / 2 & 3); }
-
-// What a row of a channel is computed with.
-struct Step {
-  float t;         // dt'
-  float v;         // dt' · x
-  float g;         // dy'
-  float softplus;  // dt' before the interval
+// What tiles read beside it.
+struct Coefficients {
+  float B_rows[kChunkRows][kSixteen];
+  float C_rows[kChunkRows][kSixteen];
+  float biases[kChannels];
+  float skips[kChannels];  // D
 };
 
-__device__ inline void LoadTransposed(const uint4* from, uint32_t (&to)[4]) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(from));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
-}
+// So that threads that follow each other always find different banks, whether they take a piece
+// each or, by eights of channels, every second or fourth.
+__device__ inline int PieceAt(int piece) { return piece ^ piece / 8; }
+// The same for quads of the terms of a row.
+__device__ inline int TermsAt(int row, int quad) { return row * kTermQuads + (quad ^ row % 4); }
 
-// sums += a · b, of shapes [16, 16] and [16, 8]; both registers of b are `b`.
-__device__ inline void MultiplyAdd(float (&sums)[4], const uint32_t (&a)[4], uint32_t b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %8}, {%0, %1, %2, %3};"
+// sums += a · b, of shapes [16, 16] and [16, 8], as the tensor cores take them. With g = lane / 4
+// and t = lane % 4, a lane holds of a: columns 2t and 2t + 1 of row g, then of row g + 8, then
+// columns 2t + 8 and 2t + 9 of these; of b: rows 2t and 2t + 1 of column g, then rows 2t + 8 and 2t
+// + 9; of the sums: columns 2t and 2t + 1 of row g, then of row g + 8.
+__device__ inline void MultiplyAdd(float (&sums)[4], const uint32_t (&a)[4],
+                                   const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Eight numbers as bf16; what rounding took is left in them.
-__device__ inline uint4 TakeRounded(float (&values)[kStates]) {
-  uint32_t words[4];
+// Two numbers as bf16; what rounding took is left in them.
+__device__ inline uint32_t TakeRounded(float& low, float& high) {
+  const uint32_t word = PackTwo<__nv_bfloat16>(low, high);
+  low -= __uint_as_float(word << 16);
+  high -= __uint_as_float(word & 0xffff0000u);
+  return word;
+}
+
+// Adds the values of two lanes `distance` apart: the lower one gets the sums of the first half of
+// them, the upper one those of the second.
+template <int kCount>
+__device__ inline void AddHalves(const float (&values)[kCount], bool upper, int distance,
+                                 float (&sums)[kCount / 2]) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const __nv_bfloat162 two = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
-    words[i] = *reinterpret_cast<const uint32_t*>(&two);
-    values[2 * i] -= __uint_as_float(words[i] << 16);
-    values[2 * i + 1] -= __uint_as_float(words[i] & 0xffff0000u);
+  for (int i = 0; i < kCount / 2; ++i) {
+    const float mine = upper ? values[kCount / 2 + i] : values[i];
+    const float other = upper ? values[i] : values[kCount / 2 + i];
+    sums[i] = mine + __shfl_xor_sync(0xffffffffu, other, distance);
   }
-  return {words[0], words[1], words[2], words[3]};
 }
 
-__device__ inline void Unpack(const float4& low, const float4& high, float (&to)[kStates]) {
-  to[0] = low.x;
-  to[1] = low.y;
-  to[2] = low.z;
-  to[3] = low.w;
-  to[4] = high.x;
-  to[5] = high.y;
-  to[6] = high.z;
-  to[7] = high.w;
-}
-__device__ inline void EightOf(const float* from, float (&to)[kStates]) {
-  const auto* quads = reinterpret_cast<const float4*>(from);
-  Unpack(quads[0], quads[1], to);
+__device__ inline void UnpackFour(const float4& four, float* to) {
+  to[0] = four.x;
+  to[1] = four.y;
+  to[2] = four.z;
+  to[3] = four.w;
 }
 
+// Eight channels of a row as they lie in memory.
 template <class T>
-__device__ inline T* OutputAt(const Rows& rows, int64_t row, int64_t channel) {
-  return rows.data == nullptr ? nullptr : static_cast<T*>(rows.data) + row * rows.stride + channel;
+struct Eight {
+  uint4 bits[sizeof(T) / 2];
+};
+// The first `count` of them, then zeros. kWhole: all, aligned to 16 bytes.
+template <bool kWhole, class T>
+__device__ inline Eight<T> FetchEight(const T* from, int count) {
+  Eight<T> eight = {};
+  if constexpr (kWhole) {
+#pragma unroll
+    for (size_t i = 0; i < sizeof(T) / 2; ++i) {
+      eight.bits[i] = reinterpret_cast<const uint4*>(from)[i];
+    }
+  } else {
+    T numbers[kEight];
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) numbers[k] = k < count ? from[k] : FromFloat<T>(0.0f);
+    memcpy(&eight, numbers, sizeof(eight));
+  }
+  return eight;
+}
+template <class T>
+__device__ inline void UnpackEight(const Eight<T>& eight, float (&to)[kEight]) {
+  constexpr int kPiece = 16 / static_cast<int>(sizeof(T));
+#pragma unroll
+  for (int i = 0; i < kEight; i += kPiece) {
+    float piece[kPiece];
+    Unpack<T>(eight.bits[i / kPiece], piece);
+#pragma unroll
+    for (int k = 0; k < kPiece; ++k) to[i + k] = piece[k];
+  }
+}
+template <bool kWhole, class T>
+__device__ inline void StoreEight(const float (&from)[kEight], T* to, int count) {
+  if constexpr (!kWhole) {
+#pragma unroll
+    for (int k = 0; k < kEight; ++k) {
+      if (k < count) to[k] = FromFloat<T>(from[k]);
+    }
+  } else if constexpr (sizeof(T) == 2) {
+    __stcg(reinterpret_cast<uint4*>(to),
+           make_uint4(PackTwo<T>(from[0], from[1]), PackTwo<T>(from[2], from[3]),
+                      PackTwo<T>(from[4], from[5]), PackTwo<T>(from[6], from[7])));
+  } else {
+    __stcg(reinterpret_cast<float4*>(to), make_float4(from[0], from[1], from[2], from[3]));
+    __stcg(reinterpret_cast<float4*>(to) + 1, make_float4(from[4], from[5], from[6], from[7]));
+  }
+}
+
+__device__ inline void PrefetchIntoL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // Whether another block has counted up to `count`. Blocks begin in their order, and the one that is
@@ -166,12 +215,10 @@ template <class T, int kSplits, bool kGated>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     ScanBackwardKernel(const __grid_constant__ Plan p) {
   extern __shared__ __align__(16) char shared[];
-  // Of their own, so that the compiler knows what other stores to shared memory leave alone.
-  __shared__ float B_rows[kChunkRows][kSixteen];
-  __shared__ float C_rows[kChunkRows][kSixteen];
-  __shared__ Step steps[kWarps][kRows][kWarpChannels];
-  __shared__ float intervals[kChunkRows];
-  auto& tiles = *reinterpret_cast<Tiles<T, kSplits>*>(shared);
+  // Of its own, so that the compiler knows what stores to the chunk leave alone.
+  __shared__ Coefficients coefficients;
+  auto& [B_rows, C_rows, biases, skips] = coefficients;
+  Chunk& in_chunk = *reinterpret_cast<Chunk*>(shared);
   const SelectiveScanBackwardArguments& b = p.b;
   const SelectiveScanArguments& a = b.forward;
   const Place place = PlaceOf<kChannels>(a, p.segments, p.blocks_per_group);
@@ -179,33 +226,53 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int tid = static_cast<int>(threadIdx.x);
   const int warp = tid / 32;
   const int lane = tid % 32;
-  const int half = lane / kWarpChannels;  // which states, and which of two rows
-  const int w = lane % kWarpChannels;
-  const int c = warp * kWarpChannels + w;
-  const bool owns = c < place.count;
-  const int64_t channel = place.channel0 + c;
+  const int pair = lane % (kWarpChannels / kPair);  // which channels
+  const int quad = lane / (kWarpChannels / kPair);  // which states
+  const int c = warp * kWarpChannels + pair * kPair;
   const auto states = static_cast<int>(a.states);
-  const int state0 = half * kStates;
+  const int state0 = quad * kQuad;
+  // The sums over states end where one lane has one channel of the pair in one row of two.
+  const bool second_channel = quad % 2 == 1;
+  const bool second_row = quad / 2 == 1;
 
-  // This lane's states of its channel in [index, D, N].
-  const auto load = [&](const float* from, int64_t index, float(&to)[kStates]) {
-    const float* own = from + (index * a.channels + channel) * states + state0;
-    if (owns && states == kSixteen) return EightOf(own, to);
+  // This lane's states of its channels in [index, D, N].
+  using State = float[kPair][kQuad];
+  const auto load = [&](const float* from, int64_t index, State& to) {
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) to[k] = owns && state0 + k < states ? own[k] : 0.0f;
+    for (int i = 0; i < kPair; ++i) {
+      const bool owns = c + i < place.count;
+      const float* own = from + (index * a.channels + place.channel0 + c + i) * states + state0;
+      if (owns && states == kSixteen) {
+        UnpackFour(*reinterpret_cast<const float4*>(own), to[i]);
+        continue;
+      }
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) to[i][k] = owns && state0 + k < states ? own[k] : 0.0f;
+    }
   };
-  const auto store = [&](const float(&from)[kStates], float* to, int64_t index) {
-    float* own = to + (index * a.channels + channel) * states + state0;
+  const auto store = [&](const State& from, float* to, int64_t index) {
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) {
-      if (owns && state0 + k < states) own[k] = from[k];
+    for (int i = 0; i < kPair; ++i) {
+      float* own = to + (index * a.channels + place.channel0 + c + i) * states + state0;
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) {
+        if (c + i < place.count && state0 + k < states) own[k] = from[i][k];
+      }
     }
   };
 
-  float rate[kStates], G[kStates] = {}, dA[kStates] = {};
+  State rate, G = {}, dA = {};
   load(a.A, 0, rate);
 #pragma unroll
-  for (int k = 0; k < kStates; ++k) rate[k] = RealRate(rate[k]);
+  for (int i = 0; i < kPair; ++i) {
+#pragma unroll
+    for (int k = 0; k < kQuad; ++k) rate[i][k] = RealRate(rate[i][k]);
+  }
+  if (tid < kChannels) {
+    const int64_t channel = place.channel0 + tid;
+    biases[tid] = tid < place.count && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
+    skips[tid] = tid < place.count && a.D != nullptr ? a.D[channel] : 0.0f;
+  }
   const auto counter = [&] {
     const int64_t blocks = a.groups * p.blocks_per_group;
     return p.done + segment.sequence * blocks + blockIdx.x % blocks;
@@ -215,266 +282,385 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   } else if (!segment.last) {
     AwaitCount(counter(), static_cast<unsigned>(segment.after));
     // Past the first level's cache, which may hold what another segment handed on.
-    const float* own = p.handed_on + (segment.sequence * a.channels + channel) * states + state0;
 #pragma unroll
-    for (int k = 0; k < kStates; ++k) G[k] = owns && state0 + k < states ? __ldcg(own + k) : 0.0f;
+    for (int i = 0; i < kPair; ++i) {
+      const float* own =
+          p.handed_on + (segment.sequence * a.channels + place.channel0 + c + i) * states + state0;
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) {
+        G[i][k] = c + i < place.count && state0 + k < states ? __ldcg(own + k) : 0.0f;
+      }
+    }
   } else if (b.dhT != nullptr) {
     load(b.dhT, segment.sequence, G);
   }
-  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
-  const float skip = owns && a.D != nullptr ? a.D[channel] : 0.0f;
-  float dD = 0;
-  float dbias = 0;
 
+  // The eight channels that this thread prepares and finishes rows of, from row part_row on.
+  const int column = tid % (kChannels / kEight) * kEight;
+  const int part_row = tid / (kChannels / kEight);
+  const int eight_count = max(0, min(kEight, place.count - column));
+  struct Fetched {
+    Eight<T> x, dt, z, dy;
+  };
+  const auto row_of = [&](const Rows& rows, int64_t row) {
+    return static_cast<T*>(rows.data) + row * rows.stride + place.channel0 + column;
+  };
+  const auto fetch = [&](auto whole, int64_t row, bool exists) {
+    const int count = exists ? eight_count : 0;
+    const auto eight = [&](const Rows& rows) {
+      return FetchEight<whole()>(row_of(rows, row), count);
+    };
+    Fetched fetched = {};
+    fetched.x = eight(a.x);
+    fetched.dt = eight(a.dt);
+    fetched.dy = eight(b.dy);
+    if (kGated) fetched.z = eight(a.z);
+    return fetched;
+  };
+  // Calls visit(fetched, row) for this thread's rows of a chunk. Whole ones are fetched several at
+  // a time, before the first is visited.
+  const auto visit_rows = [&](auto whole, int64_t row0, int rows, auto visit) {
+    constexpr int kTogether = whole() ? kParts * 2 / static_cast<int>(sizeof(T)) : 1;
+#pragma unroll 1
+    for (int first = part_row; first < static_cast<int>(kChunkRows);
+         first += kTogether * kPartRows) {
+      Fetched fetched[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int row = first + i * kPartRows;
+        fetched[i] = fetch(whole, row0 + row, row < rows);
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) visit(fetched[i], first + i * kPartRows);
+    }
+  };
+  // Over rows, of the eight channels: of dD and of d_dt_bias, two of each in one of four lanes.
+  float channel_sums[2][2] = {};
+
+  __syncthreads();  // biases and skips are there
   for (int64_t chunk = (segment.rows - 1) / kChunkRows; segment.rows > 0 && chunk >= 0; --chunk) {
     const int64_t row0 = segment.row + chunk * kChunkRows;
     const int rows = static_cast<int>(min(kChunkRows, segment.rows - chunk * kChunkRows));
     const int tile_count = (rows + kRows - 1) / kRows;
-    __syncthreads();  // the chunk before has been read
-    const auto copy = [&](const Rows& from, T(&to)[kChunkRows][kChannels], int unit) {
-      CopyTile<kThreads>(to, static_cast<const T*>(from.data) + row0 * from.stride + place.channel0,
-                         from.stride, rows, place.count, unit);
+    const bool whole_eights = p.in_eights && place.count == kChannels && rows == kChunkRows;
+    const auto interval_of = [&](int row) {
+      if (row >= rows) return 0.0f;
+      return a.interval == nullptr ? 1.0f : a.interval[row0 + row];
     };
-    copy(a.x, tiles.x, p.x_unit);
-    copy(a.dt, tiles.dt, p.dt_unit);
-    copy(b.dy, tiles.dy, p.dy_unit);
-    if (kGated) copy(a.z, tiles.z, p.z_unit);
-    CommitCopies();
-    if (tid < kChunkRows) {
-      intervals[tid] = a.interval != nullptr && tid < rows ? a.interval[row0 + tid] : 1.0f;
-    }
-    {
-      constexpr int kQuads = kTerms / 4;  // of a row
-      constexpr int kMine = static_cast<int>(kChunkRows) * kQuads / kThreads;
-      const bool of_C = tid % kQuads >= kQuads / 2;
-      const int column = tid % (kQuads / 2) * 4;
-      const Rows& from = of_C ? a.C : a.B;
-      uint4 bits[kMine];
-#pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        const int row = i * (kThreads / kQuads) + tid / kQuads;
-        bits[i] = FetchFour(from, row0 + row, place.group * states, column, row < rows ? states : 0,
-                            of_C ? p.C_in_fours : p.B_in_fours);
-      }
-#pragma unroll
-      for (int i = 0; i < kMine; ++i) {
-        const int row = i * (kThreads / kQuads) + tid / kQuads;
-        float* to = of_C ? C_rows[row] : B_rows[row];
-        *reinterpret_cast<float4*>(to + column) = ConvertFour(bits[i], from.dtype);
-      }
-    }
-    AwaitCopies();
-    __syncthreads();
+    State swept;
+    load(b.chunk_states, segment.chunk + chunk, swept);
 
-    // This lane's rows of a tile: what they are computed with. Those that the chunk or the block
-    // lacks change nothing.
-    const auto row_of = [&](int tile, int i) { return tile * kRows + 2 * i + half; };
-    const auto prepare = [&](int tile, auto with_gradient) {
-      float g[kOwnRows] = {};
-      if constexpr (with_gradient()) {
+    // Rows that the chunk lacks change nothing, their t is 0; nor do channels that the block lacks.
+    uint4 projections[kParts];
+    const bool of_C = tid % kTermQuads >= kTermQuads / 2;
+    const int projection = tid % (kTermQuads / 2) * 4;
+    const Rows& projection_rows = of_C ? a.C : a.B;
 #pragma unroll
-        for (int i = 0; i < kOwnRows; ++i) g[i] = ToFloat(tiles.dy[row_of(tile, i)][c]);
+    for (int part = 0; part < kParts; ++part) {
+      const int row = part * kPartRows + part_row;
+      projections[part] = FetchFour(projection_rows, row0 + row, place.group * states, projection,
+                                    row < rows ? states : 0, of_C ? p.C_in_fours : p.B_in_fours);
+    }
+    const auto prepare = [&](auto whole) {
+      visit_rows(whole, row0, rows, [&](const Fetched& fetched, int row) {
+        const float interval = interval_of(row);
+        float t[kEight], v[kEight], g[kEight];
+        UnpackEight(fetched.dt, t);
+        UnpackEight(fetched.x, v);
+        UnpackEight(fetched.dy, g);
+#pragma unroll
+        for (int k = 0; k < kEight; ++k) {
+          t[k] = Softplus(t[k] + biases[column + k]) * interval;
+          v[k] *= t[k];
+        }
         if (kGated) {
+          float z[kEight];
+          UnpackEight(fetched.z, z);
 #pragma unroll
-          for (int i = 0; i < kOwnRows; ++i) {
-            const float z = ToFloat(tiles.z[row_of(tile, i)][c]);
-            g[i] *= z * Sigmoid(z);
+          for (int k = 0; k < kEight; ++k) g[k] *= z[k] * Sigmoid(z[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < kEight; k += 2) {
+          in_chunk.steps[row][PieceAt((column + k) / 2)] = {t[k], v[k], t[k + 1], v[k + 1]};
+        }
+#pragma unroll
+        for (int k = 0; k < kEight; k += 4) {
+          const int piece = PieceAt((column + k) / 4);
+          in_chunk.dy[row][piece] = {g[k], g[k + 1], g[k + 2], g[k + 3]};
+          // A tile that the chunk lacks leaves no sums.
+          if (!whole()) in_chunk.dt[row][piece] = {0, 0, 0, 0};
+        }
+      });
+    };
+    if (whole_eights) {
+      prepare(std::true_type());
+    } else {
+      prepare(std::false_type());
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int row = part * kPartRows + part_row;
+      float* to = of_C ? C_rows[row] : B_rows[row];
+      *reinterpret_cast<float4*>(to + projection) =
+          ConvertFour(projections[part], projection_rows.dtype);
+    }
+    __syncthreads();
+    if (chunk > 0 && eight_count > 0) {  // what the next chunk fetches
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const int64_t row = row0 - kChunkRows + part * kPartRows + part_row;
+        PrefetchIntoL2(row_of(a.x, row));
+        PrefetchIntoL2(row_of(a.dt, row));
+        PrefetchIntoL2(row_of(b.dy, row));
+        if (kGated) PrefetchIntoL2(row_of(a.z, row));
+      }
+    }
+
+    const auto keep = [&](int tile, const State& h) {
+#pragma unroll
+      for (int i = 0; i < kPair; ++i) {
+        in_chunk.slots[tile][warp][i][lane] = {h[i][0], h[i][1], h[i][2], h[i][3]};
+      }
+    };
+    // Of a row: t and v of this lane's channels, dy' of them, its states' B or C.
+    const int steps_piece = PieceAt(c / 2);
+    const int dy_piece = PieceAt(c / 4);
+    const auto step_of = [&](int row, float(&t)[kPair], float(&v)[kPair]) {
+      const float4 step = in_chunk.steps[row][steps_piece];
+      t[0] = step.x;
+      v[0] = step.y;
+      t[1] = step.z;
+      v[1] = step.w;
+    };
+    const auto quad_of = [&](const float(&from)[kSixteen], float(&to)[kQuad]) {
+      UnpackFour(*reinterpret_cast<const float4*>(&from[state0]), to);
+    };
+    keep(0, swept);
+    for (int tile = 0; tile + 1 < tile_count; ++tile) {
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        float t[kPair], v[kPair], B[kQuad];
+        step_of(tile * kRows + row, t, v);
+        quad_of(B_rows[tile * kRows + row], B);
+#pragma unroll
+        for (int i = 0; i < kPair; ++i) {
+#pragma unroll
+          for (int k = 0; k < kQuad; ++k) {
+            swept[i][k] = fmaf(Exp2(t[i] * rate[i][k]), swept[i][k], v[i] * B[k]);
           }
         }
       }
-#pragma unroll
-      for (int i = 0; i < kOwnRows; ++i) {
-        const int row = row_of(tile, i);
-        const bool exists = owns && row < rows;
-        const float softplus = Softplus(ToFloat(tiles.dt[row][c]) + bias);
-        const float t = exists ? softplus * intervals[row] : 0.0f;
-        const float v = exists ? t * ToFloat(tiles.x[row][c]) : 0.0f;
-        steps[warp][2 * i + half][w] = {t, v, exists ? g[i] : 0.0f, softplus};
-      }
-      __syncwarp();
-    };
-
-    const auto keep = [&](int tile, const float(&h)[kStates]) {
-      tiles.slots[tile][warp][0][lane] = {h[0], h[1], h[2], h[3]};
-      tiles.slots[tile][warp][1][lane] = {h[4], h[5], h[6], h[7]};
-    };
-    const auto kept = [&](int tile, float(&h)[kStates]) {
-      Unpack(tiles.slots[tile][warp][0][lane], tiles.slots[tile][warp][1][lane], h);
-    };
-    float swept[kStates];
-    load(b.chunk_states, segment.chunk + chunk, swept);
-    keep(0, swept);
-    for (int tile = 0; tile + 1 < tile_count; ++tile) {
-      prepare(tile, std::false_type());
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const Step step = steps[warp][row][w];
-        float B[kStates];
-        EightOf(&B_rows[tile * kRows + row][state0], B);
-#pragma unroll
-        for (int k = 0; k < kStates; ++k) {
-          swept[k] = fmaf(Exp2(step.t * rate[k]), swept[k], step.v * B[k]);
-        }
-      }
       keep(tile + 1, swept);
-      __syncwarp();  // the steps have been read
     }
 
+    // The right factors. A lane's sums of dB are columns 2t and 2t + 1 of the left factor's rows g
+    // and g + 8, those of dC columns 2t + 8 and 2t + 9. These go, each over all t, to columns 0 to
+    // 3 of the result, or where the row is odd to columns 4 to 7.
+    const auto ones = [&](int first) {
+      return lane / 4 == first ? 0x00003f80u : lane / 4 == first + 1 ? 0x3f800000u : 0u;
+    };
+    const uint32_t columns[2][2] = {{ones(0), ones(2)}, {ones(4), ones(6)}};
     for (int tile = tile_count - 1; tile >= 0; --tile) {
-      prepare(tile, std::true_type());
-      float h[kRows][kStates], decay[kRows][kStates];
+      State h[kRows], decay[kRows], before;
+#pragma unroll
+      for (int i = 0; i < kPair; ++i) UnpackFour(in_chunk.slots[tile][warp][i][lane], before[i]);
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
-        const Step step = steps[warp][row][w];
-        float B[kStates], before[kStates];
-        EightOf(&B_rows[tile * kRows + row][state0], B);
-        if (row == 0) kept(tile, before);
+        float t[kPair], v[kPair], B[kQuad];
+        step_of(tile * kRows + row, t, v);
+        quad_of(B_rows[tile * kRows + row], B);
+        const State& last = row == 0 ? before : h[max(row - 1, 0)];
 #pragma unroll
-        for (int k = 0; k < kStates; ++k) {
-          decay[row][k] = Exp2(step.t * rate[k]);
-          const float last = row == 0 ? before[k] : h[max(row - 1, 0)][k];
-          h[row][k] = fmaf(decay[row][k], last, step.v * B[k]);
+        for (int i = 0; i < kPair; ++i) {
+#pragma unroll
+          for (int k = 0; k < kQuad; ++k) {
+            decay[row][i][k] = Exp2(t[i] * rate[i][k]);
+            h[row][i][k] = fmaf(decay[row][i][k], last[i][k], v[i] * B[k]);
+          }
         }
       }
 
-      float projections[2][4] = {};   // of each half of the states; see MultiplyAdd
-      float totals[kOwnRows][kSums];  // of this lane's rows
-      float later[kSums];             // of the later one of two rows
+      // So that what is read again is not kept: registers are for states and decays.
+      __syncwarp();
+
+      float terms[kRows / 2][4] = {};  // of two rows each, of half of the warp's channels
+      float totals[kRows / 2][kSums];  // of one of two rows
+      float two_rows[2 * kSums];
 #pragma unroll
       for (int row = kRows - 1; row >= 0; --row) {
-        const Step step = steps[warp][row][w];
-        float B[kStates], C[kStates], dB[kStates], dC[kStates], before[kStates];
-        EightOf(&B_rows[tile * kRows + row][state0], B);
-        EightOf(&C_rows[tile * kRows + row][state0], C);
-        if (row == 0) kept(tile, before);
-        float sums[kSums] = {0, 0, 0};
+        float t[kPair], v[kPair], B[kQuad], C[kQuad], dB[kQuad], dC[kQuad];
+        step_of(tile * kRows + row, t, v);
+        const float2 two =
+            reinterpret_cast<const float2*>(&in_chunk.dy[tile * kRows + row][dy_piece])[pair % 2];
+        const float g[kPair] = {two.x, two.y};
+        quad_of(B_rows[tile * kRows + row], B);
+        quad_of(C_rows[tile * kRows + row], C);
+        const State& last = row == 0 ? before : h[max(row - 1, 0)];
+        float sums[kPair * kSums] = {};
 #pragma unroll
-        for (int k = 0; k < kStates; ++k) {
-          G[k] = fmaf(C[k], step.g, G[k]);
-          sums[0] = fmaf(B[k], G[k], sums[0]);
-          sums[2] = fmaf(C[k], h[row][k], sums[2]);
-          dB[k] = G[k] * step.v;
-          dC[k] = h[row][k] * step.g;
-          G[k] *= decay[row][k];
-          const float W = G[k] * (row == 0 ? before[k] : h[max(row - 1, 0)][k]);
-          dA[k] = fmaf(step.t, W, dA[k]);
-          sums[1] = fmaf(rate[k], W, sums[1]);
-        }
-        // A lane gets both lanes' sums of its row of two, and gives its own of the other one.
-        if (row % 2 == 1) {
+        for (int i = 0; i < kPair; ++i) {
 #pragma unroll
-          for (int i = 0; i < kSums; ++i) later[i] = sums[i];
-        } else {
-#pragma unroll
-          for (int i = 0; i < kSums; ++i) {
-            const float mine = half == 1 ? later[i] : sums[i];
-            const float other = half == 1 ? sums[i] : later[i];
-            totals[row / 2][i] = mine + __shfl_xor_sync(0xffffffffu, other, kWarpChannels);
+          for (int k = 0; k < kQuad; ++k) {
+            float& gradient = G[i][k];
+            const float state = h[row][i][k];
+            gradient = fmaf(C[k], g[i], gradient);
+            sums[i * kSums] = fmaf(B[k], gradient, sums[i * kSums]);
+            sums[i * kSums + 2] = fmaf(C[k], state, sums[i * kSums + 2]);
+            dB[k] = i == 0 ? gradient * v[i] : fmaf(gradient, v[i], dB[k]);
+            dC[k] = i == 0 ? state * g[i] : fmaf(state, g[i], dC[k]);
+            gradient *= decay[row][i][k];
+            const float W = gradient * last[i][k];
+            dA[i][k] = fmaf(t[i], W, dA[i][k]);
+            sums[i * kSums + 1] = fmaf(rate[i][k], W, sums[i * kSums + 1]);
           }
         }
 #pragma unroll
         for (int s = 0; s < kSplits; ++s) {
-          uint4* to = tiles.terms[s][warp][row % kBatch][w];
-          to[Piece(w, 2 * half)] = TakeRounded(dB);
-          to[Piece(w, 2 * half + 1)] = TakeRounded(dC);
+          const uint32_t left[4] = {TakeRounded(dB[0], dB[1]), TakeRounded(dB[2], dB[3]),
+                                    TakeRounded(dC[0], dC[1]), TakeRounded(dC[2], dC[3])};
+          MultiplyAdd(terms[row / 2], left, columns[row % 2]);
         }
-        if (row % kBatch != 0) continue;
-        __syncwarp();
+        float channel[kSums];
+        AddHalves(sums, second_channel, 8, channel);
 #pragma unroll
-        for (int r = 0; r < kBatch; ++r) {
-          // The column of the row's number: 1 in bf16, twice in a register.
-          const uint32_t ones = lane / 4 == row + r ? 0x3f803f80u : 0u;
-          const int from = lane / 16 * 8 + lane % 8;  // the channel that this lane addresses
-          const int which = lane / 8 % 2;
-#pragma unroll
-          for (int s = 0; s < kSplits; ++s) {
-#pragma unroll
-            for (int part = 0; part < 2; ++part) {
-              uint32_t words[4];
-              LoadTransposed(&tiles.terms[s][warp][r][from][Piece(from, 2 * part + which)], words);
-              MultiplyAdd(projections[part], words, ones);
-            }
-          }
-        }
-        __syncwarp();  // before the next rows' terms
+        for (int i = 0; i < kSums; ++i) two_rows[row % 2 * kSums + i] = channel[i];
+        if (row % 2 == 0) AddHalves(two_rows, second_row, 16, totals[row / 2]);
       }
+      __syncwarp();  // steps, dy and the tile's state have been read
 
-      // Where the tile's state was are now the sums of its terms: row, then dB or dC, then state.
-      float* sums_of_terms = reinterpret_cast<float*>(tiles.slots[tile][warp]);
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = lane % 4 * 2 + i % 2;
-          const int term = i / 2 * kSixteen + part * kStates + lane / 4;
-          sums_of_terms[row * kTerms + term] = projections[part][i];
+      for (int i = 0; i < kRows / 2; ++i) {
+        const int row = tile * kRows + 2 * i + (second_row ? 1 : 0);
+        const int which = second_channel ? 1 : 0;  // of the pair
+        reinterpret_cast<float*>(&in_chunk.steps[row][steps_piece])[2 * which + 1] = totals[i][0];
+        reinterpret_cast<float*>(&in_chunk.dt[row][dy_piece])[pair % 2 * 2 + which] = totals[i][1];
+        if (kGated) {
+          reinterpret_cast<float*>(&in_chunk.dy[row][dy_piece])[pair % 2 * 2 + which] =
+              totals[i][2];
         }
       }
+      // Two lanes have sums of the same four terms, each of half of the channels.
+      float4* to = in_chunk.slots[tile][warp][0];
+#pragma unroll
+      for (int i = 0; i < kRows / 2; i += 2) {
+        const bool upper = lane / 4 % 2 == 1;
+        float two[8], sums[4];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) two[k] = terms[i + k / 4][k % 4];
+        AddHalves(two, upper, 4, sums);
+        const int row = 2 * (i + (upper ? 1 : 0)) + lane % 4 / 2;
+        to[TermsAt(row, lane % 2 * (kTermQuads / 2) + quad)] = {sums[0], sums[1], sums[2], sums[3]};
+      }
+    }
+    __syncthreads();
 
-      float of_interval[kOwnRows], d_gate[kOwnRows] = {};
-      if (kGated) {
+    float eight_sums[2][kEight] = {};
+    const auto sums_of = [&](int row, float(&t)[kEight], float(&dv)[kEight],
+                             float(&of_rate)[kEight], float(&y)[kEight]) {
 #pragma unroll
-        for (int i = 0; i < kOwnRows; ++i) {
-          const int row = row_of(tile, i);
-          const float z = ToFloat(tiles.z[row][c]);
-          const float sigmoid = Sigmoid(z);
-          const float y = fmaf(skip, ToFloat(tiles.x[row][c]), totals[i][2]);
-          d_gate[i] = ToFloat(tiles.dy[row][c]) * y * sigmoid * fmaf(z, 1.0f - sigmoid, 1.0f);
-        }
+      for (int k = 0; k < kEight; k += 2) {
+        const float4 step = in_chunk.steps[row][PieceAt((column + k) / 2)];
+        t[k] = step.x;
+        dv[k] = step.y;
+        t[k + 1] = step.z;
+        dv[k + 1] = step.w;
       }
-      const int64_t first = row0 + row_of(tile, 0);
-      T* dx = OutputAt<T>(b.dx, first, channel);
-      T* ddt = OutputAt<T>(b.ddt, first, channel);
-      T* dz = kGated ? OutputAt<T>(b.dz, first, channel) : nullptr;
 #pragma unroll
-      for (int i = 0; i < kOwnRows; ++i) {
-        const int row = row_of(tile, i);
-        const bool exists = owns && row < rows;
-        const Step step = steps[warp][2 * i + half][w];
-        const float x = ToFloat(tiles.x[row][c]);
-        const float dv = totals[i][0];
-        const float d_t = fmaf(dv, x, totals[i][1] * kLn2);
-        const float d_dt = d_t * intervals[row] * Sigmoid(ToFloat(tiles.dt[row][c]) + bias);
-        if (exists && dx != nullptr) {
-          dx[2 * i * b.dx.stride] = FromFloat<T>(fmaf(dv, step.t, skip * step.g));
-        }
-        if (exists && ddt != nullptr) ddt[2 * i * b.ddt.stride] = FromFloat<T>(d_dt);
-        if (exists && dz != nullptr) dz[2 * i * b.dz.stride] = FromFloat<T>(d_gate[i]);
-        dbias += exists ? d_dt : 0.0f;
-        dD += exists ? step.g * x : 0.0f;
-        of_interval[i] = exists ? d_t * step.softplus : 0.0f;
+      for (int k = 0; k < kEight; k += 4) {
+        UnpackFour(in_chunk.dt[row][PieceAt((column + k) / 4)], of_rate + k);
+        UnpackFour(in_chunk.dy[row][PieceAt((column + k) / 4)], y + k);
       }
-      if (p.d_interval != nullptr) {
+    };
+    if (p.d_interval != nullptr) {
+      visit_rows(std::false_type(), row0, rows, [&](const Fetched& fetched, int row) {
+        float t[kEight], dv[kEight], of_rate[kEight], y[kEight], x[kEight], dt[kEight];
+        sums_of(row, t, dv, of_rate, y);
+        UnpackEight(fetched.x, x);
+        UnpackEight(fetched.dt, dt);
+        float of_row = 0;
+#pragma unroll
+        for (int k = 0; k < kEight; ++k) {
+          const float d_t = fmaf(dv[k], x[k], of_rate[k] * kLn2);
+          of_row = fmaf(d_t, Softplus(dt[k] + biases[column + k]), of_row);
+        }
+#pragma unroll
+        for (int distance = kChannels / kEight / 2; distance > 0; distance /= 2) {
+          of_row += __shfl_xor_sync(0xffffffffu, of_row, distance);
+        }
         const int64_t block = blockIdx.x % (a.groups * p.blocks_per_group);
-        float* to = p.d_interval + (block * kWarps + warp) * a.rows + row0;
+        if (column == 0 && row < rows) p.d_interval[block * a.rows + row0 + row] = of_row;
+      });
+    }
+    const auto finish = [&](auto whole) {
+      visit_rows(whole, row0, rows, [&](const Fetched& fetched, int row) {
+        const auto put = [&](const Rows& to, const float(&from)[kEight]) {
+          if (to.data == nullptr) return;
+          StoreEight<whole()>(from, row_of(to, row0 + row), row < rows ? eight_count : 0);
+        };
+        const float interval = interval_of(row);
+        float t[kEight], dv[kEight], of_rate[kEight], y[kEight];
+        sums_of(row, t, dv, of_rate, y);
+        float x[kEight], dt[kEight], g[kEight];
+        UnpackEight(fetched.x, x);
+        UnpackEight(fetched.dt, dt);
+        UnpackEight(fetched.dy, g);
+        if (kGated) {
+          float z[kEight], dz[kEight];
+          UnpackEight(fetched.z, z);
 #pragma unroll
-        for (int i = 0; i < kOwnRows; ++i) {
-#pragma unroll
-          for (int distance = kWarpChannels / 2; distance > 0; distance /= 2) {
-            of_interval[i] += __shfl_xor_sync(0xffffffffu, of_interval[i], distance);
+          for (int k = 0; k < kEight; ++k) {
+            const float sigmoid = Sigmoid(z[k]);
+            const float gate = g[k] * sigmoid;
+            g[k] = gate * z[k];
+            dz[k] = fmaf(skips[column + k], x[k], y[k]) * fmaf(g[k], 1.0f - sigmoid, gate);
           }
-          if (w == 0 && row_of(tile, i) < rows) to[row_of(tile, i)] = of_interval[i];
+          put(b.dz, dz);
         }
-      }
-      __syncwarp();  // the steps have been read
+        float dx[kEight], ddt[kEight];
+#pragma unroll
+        for (int k = 0; k < kEight; ++k) {
+          const float biased = dt[k] + biases[column + k];
+          const float d_t = fmaf(dv[k], x[k], of_rate[k] * kLn2);
+          ddt[k] = d_t * (Sigmoid(biased) * interval);
+          dx[k] = fmaf(dv[k], t[k], skips[column + k] * g[k]);
+          eight_sums[0][k] = fmaf(g[k], x[k], eight_sums[0][k]);
+          eight_sums[1][k] += ddt[k];
+        }
+        put(b.dx, dx);
+        put(b.ddt, ddt);
+      });
+    };
+    if (whole_eights) {
+      finish(std::true_type());
+    } else {
+      finish(std::false_type());
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float four[4], two[2];
+      AddHalves(eight_sums[i], lane / 8 % 2 == 1, 8, four);
+      AddHalves(four, lane / 16 == 1, 16, two);
+      channel_sums[i][0] += two[0];
+      channel_sums[i][1] += two[1];
     }
 
-    __syncthreads();
     const int64_t blocks = a.groups * p.blocks_per_group;
     float* to = p.d_projection + (blockIdx.x % blocks * a.rows + row0) * kTerms;
-    for (int i = tid; i < rows * kTerms / 4; i += kThreads) {
-      const int tile = i / (kRows * kTerms / 4);
-      const int quad = i % (kRows * kTerms / 4);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int row = part * kPartRows + part_row;
+      if (row >= rows) continue;
+      const int at = TermsAt(row % kRows, tid % kTermQuads);
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int other = 0; other < kWarps; ++other) {
-        const float4 four = tiles.slots[tile][other][quad / 32][quad % 32];
+        const float4 four = in_chunk.slots[row / kRows][other][0][at];
         sum.x += four.x;
         sum.y += four.y;
         sum.z += four.z;
         sum.w += four.w;
       }
-      *reinterpret_cast<float4*>(to + i * 4) = sum;
+      *reinterpret_cast<float4*>(to + row * kTerms + tid % kTermQuads * 4) = sum;
     }
   }
 
@@ -484,11 +670,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     SetCount(counter(), static_cast<unsigned>(segment.after) + 1);
   }
   if (p.dA != nullptr) store(dA, p.dA, place.index);
-  dD += __shfl_xor_sync(0xffffffffu, dD, kWarpChannels);
-  dbias += __shfl_xor_sync(0xffffffffu, dbias, kWarpChannels);
-  if (half != 0 || !owns) return;
-  if (p.dD != nullptr) p.dD[place.index * a.channels + channel] = dD;
-  if (p.d_dt_bias != nullptr) p.d_dt_bias[place.index * a.channels + channel] = dbias;
+  // Of the warps, which have had different rows.
+  auto& of_warps = *reinterpret_cast<float(*)[2][kWarps][kChannels]>(shared);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int first = column + lane / 8 % 2 * 4 + lane / 16 * 2;
+    of_warps[i][warp][first] = channel_sums[i][0];
+    of_warps[i][warp][first + 1] = channel_sums[i][1];
+  }
+  __syncthreads();
+  const int which = tid / kChannels;
+  const int own = tid % kChannels;
+  float* to = which == 0 ? p.dD : p.d_dt_bias;
+  if (to == nullptr || own >= place.count) return;
+  float sum = 0;
+#pragma unroll
+  for (int other = 0; other < kWarps; ++other) sum += of_warps[which][other][own];
+  to[place.index * a.channels + place.channel0 + own] = sum;
 }
 
 // What a segment makes of a gradient of zero after its last row, and its Σ dt'. A thread owns a
@@ -721,10 +920,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const int64_t blocks = a.groups * plan.blocks_per_group;
   // Both kernels' blocks begin at multiples of kChannels.
   const int64_t step = a.groups > 1 ? group_channels : kChannels;
-  plan.x_unit = UnitOf(a.x, step);
-  plan.dt_unit = UnitOf(a.dt, step);
-  plan.z_unit = UnitOf(a.z, step);
-  plan.dy_unit = UnitOf(b.dy, step);
+  const auto in_eights = [&](const Rows& rows) { return UnitOf(rows, step) == 16; };
+  plan.in_eights = in_eights(a.x) && in_eights(a.dt) && in_eights(a.z) && in_eights(b.dy) &&
+                   in_eights(b.dx) && in_eights(b.ddt) && in_eights(b.dz);
   plan.B_in_fours = InFours(a.B, a);
   plan.C_in_fours = InFours(a.C, a);
 
@@ -762,9 +960,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
     pass.blocks_per_group = (group_channels + kPassChannels - 1) / kPassChannels;
     pass.added = carried.data<float>();
     pass.time = time.data<float>();
-    pass.dt_unit = plan.dt_unit;
-    pass.z_unit = plan.z_unit;
-    pass.dy_unit = plan.dy_unit;
+    pass.dt_unit = UnitOf(a.dt, step);
+    pass.z_unit = UnitOf(a.z, step);
+    pass.dy_unit = UnitOf(b.dy, step);
     pass.C_in_fours = plan.C_in_fours;
     Run(context, GradientPassKernel<T>, segments * a.groups * pass.blocks_per_group, kPassChannels,
         sizeof(PassTiles<T>), pass);
@@ -776,7 +974,7 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const Scratch dD(context, b.dD != nullptr ? channel_bytes : 0);
   const Scratch dbias(context, b.d_dt_bias != nullptr ? channel_bytes : 0);
   const Scratch d_projection(context, blocks * rows * kTerms * 4);
-  const Scratch d_interval(context, b.d_interval != nullptr ? blocks * kWarps * rows * 4 : 0);
+  const Scratch d_interval(context, b.d_interval != nullptr ? blocks * rows * 4 : 0);
   if (b.dA != nullptr) plan.dA = dA.data<float>();
   if (b.dD != nullptr) plan.dD = dD.data<float>();
   if (b.d_dt_bias != nullptr) plan.d_dt_bias = dbias.data<float>();
@@ -785,7 +983,7 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const auto run = [&](auto splits) {
     const auto kernel = a.z.data == nullptr ? ScanBackwardKernel<T, splits(), false>
                                             : ScanBackwardKernel<T, splits(), true>;
-    Run(context, kernel, segments * blocks, kThreads, sizeof(Tiles<T, splits()>), plan);
+    Run(context, kernel, segments * blocks, kThreads, sizeof(Chunk), plan);
   };
   // As many digits as the results have; f32's activations come with few other projections.
   const bool wide = a.B.dtype == DType::kF32;
@@ -812,13 +1010,20 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   }
   if (b.d_interval != nullptr && rows > 0) {
     IntervalGradientKernel<<<static_cast<unsigned>((rows + kRowThreads - 1) / kRowThreads),
-                             kRowThreads, 0, context.stream()>>>(plan.d_interval, blocks * kWarps,
-                                                                 rows, b.d_interval);
+                             kRowThreads, 0, context.stream()>>>(plan.d_interval, blocks, rows,
+                                                                 b.d_interval);
     CheckLaunch("selective_scan's d_interval");
   }
 }
 
 }  // namespace
+
+bool HasRoomForBackwardSixteen(const Context& context) {
+  int most = 0;
+  Check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device()),
+        "the shared memory of a block");
+  return sizeof(Chunk) + sizeof(Coefficients) <= static_cast<size_t>(most);
+}
 
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b) {
   VisitActivation(b.forward.x.dtype, [&](auto type) { Launch<decltype(type)>(context, b); });

@@ -781,7 +781,9 @@ void SelectiveScanBackward(const SelectiveScanBackwardArguments& b) {
   const ProfilerRange range("selective_scan backward");
   Context& context = ContextOf(a.device);
   CheckStates(a);
-  if (HasSixteenStates(a)) return SelectiveScanBackwardSixteen(context, b);
+  if (HasSixteenStates(a) && HasRoomForBackwardSixteen(context)) {
+    return SelectiveScanBackwardSixteen(context, b);
+  }
   VisitActivation(a.x.dtype, [&](auto type) {
     using T = decltype(type);
     if (a.is_complex) {

@@ -197,6 +197,9 @@ void SelectiveScanSixteen(Context& context, const SelectiveScanArguments& a);
 // Sequences of one row each with 16 states, and no states to save for a backward.
 bool IsScanStep(const SelectiveScanArguments& a);
 void SelectiveScanStep(Context& context, const SelectiveScanArguments& a);
+// Whether a block of the backward's fits on the device: devices other than data centres' have less
+// shared memory, and take the kernels of any number of states.
+bool HasRoomForBackwardSixteen(const Context& context);
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b);
 
 // Throws kUnsupported for more states than the kernels take.

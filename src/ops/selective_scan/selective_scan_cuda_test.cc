@@ -263,6 +263,35 @@ TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnLongSequences) {
                 SequenceLayout({0, 5001, 15003}));
 }
 
+// dx, ddt and dz on x, dt and z, which the backward reads more than once: whole chunks and parts of
+// them, whole blocks of channels and parts of them.
+TEST_F(SelectiveScanCudaTest, GradientsMayLieOnWhatTheyAreOf) {
+  Random random(9);
+  const SequenceLayout layout({0, 192, 192, 250, 400});
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t channels : {128, 150}) {
+      const Case c = {.channels = channels, .states = 16, .activation = dtype, .projection = dtype};
+      SCOPED_TRACE(ToString(c, layout));
+      const SelectiveScanInputs in = RandomInputs(random, c, layout);
+      const SelectiveScanOutputs out = MakeOutputs(c, layout, {});
+      SelectiveScan(in, out);
+      const Tensor chunk_states = out.chunk_states.To(kCuda);
+      const Tensor dy = test::OnCuda(Rows(random, c, in.x.shape(), dtype));
+      const SelectiveScanGradients apart = MakeGradients(in, kCuda);
+      SelectiveScanBackward(OnCuda(in), chunk_states, dy, Tensor(), apart);
+      const SelectiveScanInputs under = OnCuda(in);
+      SelectiveScanGradients on = MakeGradients(in, kCuda);
+      on.dx = under.x;
+      on.ddt = under.dt;
+      on.dz = under.z;
+      SelectiveScanBackward(under, chunk_states, dy, Tensor(), on);
+      for (const auto& [name, member] : AllGradients()) {
+        EXPECT_TRUE(SameBits(OnCpu(on.*member), OnCpu(apart.*member))) << "gradient of " << name;
+      }
+    }
+  }
+}
+
 // More blocks than run at a time: the backward cuts sequences into segments that wait for each
 // other.
 TEST_F(SelectiveScanCudaTest, MatchesTheCpuOnMoreThanTheDeviceDoesAtATime) {
