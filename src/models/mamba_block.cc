@@ -1,7 +1,19 @@
 // The Mamba block's forward.
 #include "adder/models/mamba_block.h"
 
+#include <algorithm>
+#include <optional>
+
+#include "adder/ops/mamba_step/mamba_step.h"
+
 namespace adder {
+namespace {
+
+Tensor Compute(const Parameter* parameter) {
+  return parameter == nullptr ? Tensor() : parameter->compute;
+}
+
+}  // namespace
 
 MambaBlock::MambaBlock(ParameterList& list, const std::string& prefix, const ModelConfig& config,
                        DType compute_dtype)
@@ -34,6 +46,7 @@ std::vector<Block::MemoryPart> MambaBlock::memory() const {
 
 Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Variable* residual,
                              std::span<Variable> memory) const {
+  if (IsStep(context, memory)) return Step(x, residual, memory);
   const Variable vz =
       Project(context, norm_, x, residual, compute_dtype_, *in_proj_weight_, in_proj_bias_);
   const Variable y =
@@ -42,6 +55,43 @@ Variable MambaBlock::Forward(const BlockContext& context, const Variable& x, Var
             return Select(inner, projected, parts);
           });
   return Linear(context.tape, y, *out_proj_weight_, out_proj_bias_);
+}
+
+bool MambaBlock::IsStep(const BlockContext& context, std::span<const Variable> memory) const {
+  return context.tape == nullptr && context.trace == nullptr &&
+         context.update == MemoryUpdate::kOverwrite && norm_.bias == nullptr &&
+         context.layout == SequenceLayout::Uniform(context.layout.sequences(), 1) &&
+         !memory.empty() && std::all_of(memory.begin(), memory.end(), [](const Variable& part) {
+           return part.defined();
+         });
+}
+
+Variable MambaBlock::Step(const Variable& x, Variable* residual,
+                          std::span<const Variable> memory) const {
+  const Tensor& stream = x.value();
+  const MambaStepOutputs outputs = {
+      .y = Tensor::Empty(stream.shape(), compute_dtype_, stream.device()),
+      .residual_out = Tensor::Empty(stream.shape(), DType::kF32, stream.device())};
+  MambaStep(
+      {.x = stream, .residual = residual->value()},
+      {.norm = norm_.weight->compute,
+       .in_proj = in_proj_weight_->compute,
+       .in_proj_bias = Compute(in_proj_bias_),
+       .conv = conv_weight_->compute.Reshape({d_inner_, d_conv_}),
+       .conv_bias = Compute(conv_bias_),
+       .x_proj = x_proj_weight_->compute,
+       .dt_proj = dt_proj_weight_->compute,
+       .dt_bias = dt_proj_bias_->compute,
+       .A = A_log_->compute,
+       .D = D_->compute,
+       .out_proj = out_proj_weight_->compute,
+       .out_proj_bias = Compute(out_proj_bias_),
+       .norm_eps = static_cast<float>(norm_.eps),
+       .selection_eps = normalizes_selection_ ? std::optional(static_cast<float>(mixer_norm_eps_))
+                                              : std::nullopt},
+      {.window = memory[0].value(), .h = memory[1].value()}, outputs);
+  *residual = Variable(outputs.residual_out);
+  return Variable(outputs.y);
 }
 
 Variable MambaBlock::Select(const BlockContext& context, const Variable& vz,

@@ -30,6 +30,9 @@ class MambaBlock : public Block {
                    std::span<Variable> memory) const override;
 
  private:
+  // Whether this is a step of generation, which mamba_step does as a whole.
+  bool IsStep(const BlockContext& context, std::span<const Variable> memory) const;
+  Variable Step(const Variable& x, Variable* residual, std::span<const Variable> memory) const;
   // From the first projection's result to the last one's input.
   Variable Select(const BlockContext& context, const Variable& vz,
                   std::span<Variable> memory) const;

@@ -34,6 +34,7 @@ void Attention(const AttentionProblem& p);
 void AttentionBackward(const AttentionBackwardProblem& problem);
 void Linear(const LinearArguments& a);
 void LinearBackward(const LinearBackwardArguments& b);
+bool MambaStep(const MambaStepArguments& a);
 void SoftmaxCrossEntropy(const SoftmaxCrossEntropyArguments& a);
 void SoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyBackwardArguments& b);
 void Ssd(const SsdArguments& a);
@@ -72,6 +73,7 @@ const CudaOperators kCudaOperators = {
     .attention_backward = cuda::AttentionBackward,
     .linear = cuda::Linear,
     .linear_backward = cuda::LinearBackward,
+    .mamba_step = cuda::MambaStep,
     .softmax_cross_entropy = cuda::SoftmaxCrossEntropy,
     .softmax_cross_entropy_backward = cuda::SoftmaxCrossEntropyBackward,
     .ssd = cuda::Ssd,

@@ -13,6 +13,7 @@
 #include "adder/ops/gated_rms_norm/gated_rms_norm_cuda.h"
 #include "adder/ops/layer_norm/layer_norm_cuda.h"
 #include "adder/ops/linear/linear_cuda.h"
+#include "adder/ops/mamba_step/mamba_step_cuda.h"
 #include "adder/ops/most_likely/most_likely_cuda.h"
 #include "adder/ops/rms_norm/rms_norm_cuda.h"
 #include "adder/ops/rotary/rotary_cuda.h"
@@ -54,6 +55,7 @@ struct CudaOperators {
   void (*attention_backward)(const cuda::AttentionBackwardProblem&);
   void (*linear)(const cuda::LinearArguments&);
   void (*linear_backward)(const cuda::LinearBackwardArguments&);
+  bool (*mamba_step)(const cuda::MambaStepArguments&);
   void (*softmax_cross_entropy)(const cuda::SoftmaxCrossEntropyArguments&);
   void (*softmax_cross_entropy_backward)(const cuda::SoftmaxCrossEntropyBackwardArguments&);
   void (*ssd)(const cuda::SsdArguments&);

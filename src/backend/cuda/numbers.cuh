@@ -154,6 +154,18 @@ __device__ inline void StoreOne(float value, void* data, int64_t i, DType dtype)
   }
 }
 
+// As it is when stored in a dtype.
+__device__ inline float Rounded(float value, DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return ToFloat(FromFloat<__nv_bfloat16>(value));
+    case DType::kF16:
+      return ToFloat(FromFloat<__half>(value));
+    default:
+      return value;
+  }
+}
+
 // 2^x to 2 units in the last place; subnormal results become zero.
 __device__ inline float Exp2(float x) {
   float result;

@@ -3,6 +3,7 @@
 // these kernels wait for memory, and one kernel serves every mix of types.
 #pragma once
 
+#include <cstring>
 #include <initializer_list>
 
 #include "adder/backend/cuda/arguments.h"
@@ -21,6 +22,44 @@ __device__ inline void LoadRow(const Rows& rows, int64_t row, int64_t d, float (
       return Load<kVector>(static_cast<const __half*>(rows.data) + offset, to);
     default:
       return Load<kVector>(static_cast<const float*>(rows.data) + offset, to);
+  }
+}
+
+// The same in two parts, for several loads at once: a conversion waits for its load, and what the
+// type decides keeps loads after it from being asked for before.
+template <int kVector>
+struct RawRow {
+  uint32_t words[kVector];
+};
+template <int kVector>
+__device__ inline RawRow<kVector> FetchRow(const Rows& rows, int64_t row, int64_t d) {
+  RawRow<kVector> raw;
+  const int64_t offset = row * rows.stride + d;
+  if (rows.dtype == DType::kF32) {
+    const auto bits = LoadBits<kVector>(static_cast<const float*>(rows.data) + offset);
+    memcpy(raw.words, &bits, sizeof bits);
+  } else {
+    const auto bits = LoadBits<kVector>(static_cast<const __half*>(rows.data) + offset);
+    raw.words[0] = 0;
+    memcpy(raw.words, &bits, sizeof bits);
+  }
+  return raw;
+}
+template <int kVector>
+__device__ inline void ConvertRow(const RawRow<kVector>& raw, DType dtype, float (&to)[kVector]) {
+  const auto convert = [&](auto type) {
+    using T = decltype(type);
+    Bits<T, kVector> bits;
+    memcpy(&bits, raw.words, sizeof bits);
+    Unpack<T, kVector>(bits, to);
+  };
+  switch (dtype) {
+    case DType::kBF16:
+      return convert(__nv_bfloat16{});
+    case DType::kF16:
+      return convert(__half{});
+    default:
+      return convert(float{});
   }
 }
 

@@ -108,6 +108,18 @@ TEST_F(CausalConv1dCudaTest, MatchesTheCpuForEveryWidthAndDtype) {
   }
 }
 
+// More than a warp looks through at a time, empty ones among them, which meet anywhere.
+TEST_F(CausalConv1dCudaTest, MatchesTheCpuOnManySequences) {
+  Random random(6);
+  for (const int64_t sequences : {31, 32, 33, 1500}) {
+    for (const int64_t longest : {2, 20}) {
+      const SequenceLayout layout = test::RandomLayout(random, sequences, longest);
+      ExpectAsOnCpu(random, {.channels = 72, .dtype = DType::kBF16}, layout);
+      ExpectAsOnCpu(random, {.channels = 5, .width = 7}, layout);
+    }
+  }
+}
+
 // Sequences of one row each, as in generation.
 TEST_F(CausalConv1dCudaTest, MatchesTheCpuOnSteps) {
   Random random(4);

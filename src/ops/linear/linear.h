@@ -5,11 +5,14 @@
 // quantized (core/quantization.h). bias is f32 [N]. Rows of x, y and W may be strided.
 //
 // Sums are formed in f32. Products are of f32 values that x and W are widened to, exactly, but
-// where x is bf16 and W not f32: there, on machines with bf16 products, W too is rounded to bf16 (a
-// relative error of 2⁻⁹ at most for each weight, of the kind that x has already). Few rows of bf16
-// with quantized W are even rounded to 8 bits, in blocks of 32 by their largest, where the machine
-// multiplies such integers: sums are off by 0.5 % of their size, about what q8_0's own rounding
-// costs. f32 activations are never rounded.
+// where x is bf16 and W neither that nor f32. Then
+//   - W is rounded to bf16 on CPUs with products of bf16, and on CUDA devices for more than 4 rows:
+//     a relative error of 2⁻⁹ at most for each weight, of the kind that x has already;
+//   - few rows with quantized W, up to 16 on CPUs with products of 8-bit integers and up to 4 on
+//     every CUDA device (where W's rows lie densely), are themselves rounded to 8 bits, to the same
+//     ones everywhere, in blocks of 32 by their largest, and W is not: sums are off by 0.5 % of
+//     their size, about what q8_0's own rounding costs.
+// f32 and f16 activations are never rounded so.
 //
 // Few rows (decoding) read W once, through kernels of our own; many rows are oneDNN's work.
 #pragma once

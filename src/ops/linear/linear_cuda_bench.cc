@@ -61,9 +61,11 @@ void Run() {
                               {"1.4b dt_proj", 4096, 128},
                               {"2.8b in_proj", 10240, 2560},
                               {"head", 50280, 2048}}) {
-    for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_0}) {
+    for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K}) {
       for (const int64_t rows : {1, 8, 16, 64, 128, 256}) {
-        if ((dtype != DType::kBF16 && rows > 1) || p.K % 32 != 0) continue;
+        if ((dtype != DType::kBF16 && rows > 1) || p.K % DTypeBlockElements(dtype) != 0) {
+          continue;
+        }
         if (dtype != DType::kBF16 && p.N > 20000) continue;  // quantizing takes the host long
         const double bytes = static_cast<double>(DTypeBytes(dtype, p.N * p.K));
         // A copy reads and writes as many bytes as it moves a second.

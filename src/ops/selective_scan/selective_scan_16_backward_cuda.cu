@@ -691,7 +691,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 // What a segment makes of a gradient of zero after its last row, and its Σ dt'. A thread owns a
-// channel, as in the forward.
+// channel.
 constexpr int kPassChannels = 128;
 constexpr int kPassRows = 16;
 constexpr int kPassTogether = 4;
@@ -722,6 +722,7 @@ __global__ void __launch_bounds__(kPassChannels, 3)
   const SelectiveScanArguments& a = p.b.forward;
   const Place place = PlaceOf<kPassChannels>(a, p.segments, p.blocks_per_group);
   const Segment& segment = place.segment;
+  if (segment.first) return;  // no segment ends with its gradient
   const int c = static_cast<int>(threadIdx.x);
   const bool owns = c < place.count;
   const int64_t channel = place.channel0 + c;

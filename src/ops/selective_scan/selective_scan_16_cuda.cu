@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
   __syncthreads();
   const Place& place = ring.place;
   const Segment& segment = place.segment;
+  if (kStatesOnly && segment.last) return;  // no segment begins with its state
   const auto count = static_cast<unsigned>(place.count);
   // Unsigned, of which quotients and remainders by powers of two are one instruction.
   const unsigned tid = threadIdx.x;

@@ -183,9 +183,11 @@ inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks,
 
 // In place of what each segment adds to a state of zero, the state that it begins with: h0 or what
 // the segments before it leave. `time`: [segments, D], Σ dt'; `states`: [segments, D, components].
+// What a sequence's last segment adds is not read.
 void CombineStates(Context& context, const SelectiveScanArguments& a, const SegmentPlan& cut,
                    const float* time, float* states);
-// The same of the gradients of the states after each segment, from dhT back.
+// The same of the gradients of the states after each segment, from dhT back: that of a sequence's
+// first segment is not read.
 void CombineGradients(Context& context, const SelectiveScanBackwardArguments& b,
                       const SegmentPlan& cut, const float* time, float* gradients);
 

@@ -6,7 +6,7 @@ namespace adder::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kAhead = 8;  // segments whose loads are under way at a time
+constexpr int kAhead = 16;  // segments whose loads are under way at a time
 
 struct Plan {
   SelectiveScanArguments a;
@@ -17,7 +17,8 @@ struct Plan {
 };
 
 // h = exp(A · Σ dt') · h + what the segment adds (backward: conj of the factor), each h in place of
-// what the segment adds. A thread for each state of a channel; blockIdx.y: the sequence.
+// what the segment adds. What the last of them adds is not read: no segment begins with it. A
+// thread for each state of a channel; blockIdx.y: the sequence.
 template <bool kComplex, bool kBackward>
 __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant__ Plan p) {
   constexpr int kNumbers = kComplex ? 2 : 1;
@@ -38,10 +39,10 @@ __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant_
   const int64_t count = p.first_segments[sequence + 1] - first;
   const auto segment = [&](int64_t step) { return first + (kBackward ? count - 1 - step : step); };
   for (int64_t done = 0; done < count; done += kAhead) {
-    float time[kAhead], added[kAhead][kNumbers];
+    float time[kAhead] = {}, added[kAhead][kNumbers] = {};
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (done + j >= count) continue;
+      if (done + j + 1 >= count) continue;
       const int64_t s = segment(done + j);
       time[j] = p.time[s * a.channels + channel];
 #pragma unroll
