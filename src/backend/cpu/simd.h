@@ -53,6 +53,19 @@ ADDER_SIMD To BitCast(From value) {
   return __builtin_bit_cast(To, value);
 }
 
+// Calls visit(T{}) with the type of f32, bf16 or f16.
+template <class Visit>
+void VisitActivation(DType dtype, Visit&& visit) {
+  switch (dtype) {
+    case DType::kBF16:
+      return visit(BFloat16{});
+    case DType::kF16:
+      return visit(Half{});
+    default:
+      return visit(float{});
+  }
+}
+
 // ---- Making vectors -----------------------------------------------------------------------------
 ADDER_SIMD F32 Zero() { return F32{}; }
 // `value` in every lane.

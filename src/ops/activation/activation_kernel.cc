@@ -137,14 +137,7 @@ void Run(const ElementwiseArguments& a) {
 }  // namespace
 
 void ElementwiseKernel(const ElementwiseArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return Run<BFloat16>(arguments);
-    case DType::kF16:
-      return Run<Half>(arguments);
-    default:
-      return Run<float>(arguments);
-  }
+  VisitActivation(arguments.dtype, [&](auto type) { Run<decltype(type)>(arguments); });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

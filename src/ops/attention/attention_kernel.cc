@@ -421,14 +421,7 @@ void Backward(const AttentionBackwardArguments& a) {
 void AttentionForward(const AttentionForwardArguments& arguments) { Forward(arguments); }
 
 void AttentionSpan(const AttentionSpanArguments& arguments) {
-  switch (arguments.problem->key) {
-    case DType::kBF16:
-      return Span<BFloat16>(arguments);
-    case DType::kF16:
-      return Span<Half>(arguments);
-    default:
-      return Span<float>(arguments);
-  }
+  VisitActivation(arguments.problem->key, [&](auto type) { Span<decltype(type)>(arguments); });
 }
 
 void AttentionMerge(const AttentionMergeArguments& arguments) { Merge(arguments); }

@@ -270,25 +270,11 @@ void ConvTransposeWeightKernel(const ConvTransposeWeightArguments& arguments) {
 }
 
 void CausalConv1dKernel(const CausalConv1dArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return ForwardOfType<BFloat16>(arguments);
-    case DType::kF16:
-      return ForwardOfType<Half>(arguments);
-    default:
-      return ForwardOfType<float>(arguments);
-  }
+  VisitActivation(arguments.dtype, [&](auto type) { ForwardOfType<decltype(type)>(arguments); });
 }
 
 void CausalConv1dBackwardKernel(const CausalConv1dBackwardArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return BackwardOfType<BFloat16>(arguments);
-    case DType::kF16:
-      return BackwardOfType<Half>(arguments);
-    default:
-      return BackwardOfType<float>(arguments);
-  }
+  VisitActivation(arguments.dtype, [&](auto type) { BackwardOfType<decltype(type)>(arguments); });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

@@ -23,14 +23,7 @@ void Backward(const EmbeddingBackwardArguments& a) {
 }  // namespace
 
 void EmbeddingBackwardKernel(const EmbeddingBackwardArguments& arguments) {
-  switch (arguments.dy_dtype) {
-    case DType::kBF16:
-      return Backward<BFloat16>(arguments);
-    case DType::kF16:
-      return Backward<Half>(arguments);
-    default:
-      return Backward<float>(arguments);
-  }
+  VisitActivation(arguments.dy_dtype, [&](auto type) { Backward<decltype(type)>(arguments); });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

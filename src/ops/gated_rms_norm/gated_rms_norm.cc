@@ -55,6 +55,15 @@ int64_t CheckGatedRmsNormBackward(const GatedRmsNormInputs& inputs, const Tensor
   check.OptionalRows(gradients.dx, "dx", {inputs.x.dtype()}, shape);
   check.OptionalRows(gradients.dz, "dz", {inputs.x.dtype()}, shape);
   check.OptionalDense(gradients.dweight, "dweight", {statistics}, {shape[1]});
+  const auto apart_from_what_is_read = [&](const Tensor& gradient, const char* name) {
+    check.Apart(gradient, name, inputs.x, "x");
+    check.Apart(gradient, name, inputs.z, "z");
+    check.Apart(gradient, name, inputs.weight, "weight");
+    check.Apart(gradient, name, dy, "dy");
+  };
+  apart_from_what_is_read(gradients.dx, "dx");
+  apart_from_what_is_read(gradients.dz, "dz");
+  apart_from_what_is_read(gradients.dweight, "dweight");
   return group_size;
 }
 

@@ -25,15 +25,15 @@ struct GatedRmsNormInputs {
 
 // Those left undefined are not computed. dweight is added to, the others are overwritten.
 struct GatedRmsNormGradients {
-  Tensor dx;       // [rows, D], x's dtype
-  Tensor dz;       // [rows, D], x's dtype
-  Tensor dweight;  // [D] f32
+  Tensor dx = {};       // [rows, D], x's dtype
+  Tensor dz = {};       // [rows, D], x's dtype
+  Tensor dweight = {};  // [D] f32
 };
 
 // y: [rows, D], f32, bf16 or f16; it may alias x. Throw kInvalidArgument when shapes or dtypes
 // disagree, kUnsupported for a device without this operator.
 void GatedRmsNorm(const GatedRmsNormInputs& inputs, const Tensor& y);
-// dy: [rows, D], y's dtype. No gradient may alias an input.
+// dy: [rows, D], y's dtype. No gradient may share memory with an input or dy, which is checked.
 void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, const Tensor& dy,
                           const GatedRmsNormGradients& gradients);
 

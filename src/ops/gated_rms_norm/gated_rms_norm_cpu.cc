@@ -1,21 +1,14 @@
 // gated_rms_norm on the CPU: rows are shared between threads.
-#include <algorithm>
-
 #include "adder/backend/cpu/parallel.h"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_backends.h"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_kernel.h"
+#include "adder/ops/row_blocks.h"
 
 namespace adder::cpu {
 namespace {
 
 // Each element takes an exponential or two.
 constexpr int64_t kGrainElements = kElementsPerThread / 2;
-
-// The weight's gradient is a sum over rows. Rows are cut into blocks by their number alone, each
-// block sums its own, and the blocks' sums are added in order: the same bits for any number of
-// threads.
-constexpr int64_t kBlockRows = 16;
-constexpr int64_t kMostBlocks = 128;
 
 int64_t RowStride(const Tensor& matrix) { return matrix ? matrix.stride(0) : 0; }
 
@@ -50,14 +43,13 @@ void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, int64_t group_size, 
   const int64_t rows = inputs.x.dim(0);
   const int64_t channels = inputs.x.dim(1);
   if (channels == 0 || rows == 0) return;
-  const int64_t blocks = std::min(kMostBlocks, (rows + kBlockRows - 1) / kBlockRows);
-  Tensor sums;
-  if (gradients.dweight) sums = Tensor::Zeros({blocks, channels}, DType::kF32);
+  const RowBlocks blocks(rows);
+  const Tensor dweight = blocks.SumsFor(gradients.dweight);
 
-  ParallelFor(blocks, kGrainElements * blocks / (rows * channels),
+  ParallelFor(blocks.count(), kGrainElements * blocks.count() / (rows * channels),
               [&](int64_t first_block, int64_t last_block, int /*thread*/) {
                 for (int64_t block = first_block; block < last_block; ++block) {
-                  const int64_t begin = rows * block / blocks;
+                  const int64_t begin = blocks.begin(block);
                   GatedRmsNormBackwardArguments arguments;
                   arguments.x = inputs.x.row(begin);
                   arguments.x_stride = RowStride(inputs.x);
@@ -74,21 +66,14 @@ void GatedRmsNormBackward(const GatedRmsNormInputs& inputs, int64_t group_size, 
                   arguments.dx_stride = RowStride(gradients.dx);
                   arguments.dz = gradients.dz.row(begin);
                   arguments.dz_stride = RowStride(gradients.dz);
-                  arguments.dweight = static_cast<float*>(sums.row(block));
-                  arguments.rows = rows * (block + 1) / blocks - begin;
+                  arguments.dweight = static_cast<float*>(dweight.row(block));
+                  arguments.rows = blocks.begin(block + 1) - begin;
                   arguments.channels = channels;
                   arguments.group_size = group_size;
                   GatedRmsNormBackwardKernel(arguments);
                 }
               });
-  if (!gradients.dweight) return;
-  ParallelFor(channels, kGrainElements / blocks, [&](int64_t begin, int64_t end, int /*thread*/) {
-    float* dweight = gradients.dweight.data<float>();
-    for (int64_t block = 0; block < blocks; ++block) {
-      const auto* sum = static_cast<const float*>(sums.row(block));
-      for (int64_t d = begin; d < end; ++d) dweight[d] += sum[d];
-    }
-  });
+  RowBlocks::Add(dweight, gradients.dweight);
 }
 
 }  // namespace adder::cpu

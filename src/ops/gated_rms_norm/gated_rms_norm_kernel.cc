@@ -151,60 +151,26 @@ void Backward(const GatedRmsNormBackwardArguments& a) {
   }
 }
 
-template <class T, class Y>
-void ForwardOfTypes(const GatedRmsNormArguments& a) {
-  return a.norm_before_gate ? Forward<true, T, Y>(a) : Forward<false, T, Y>(a);
-}
-template <class T>
-void ForwardOfInput(const GatedRmsNormArguments& a) {
-  switch (a.y_dtype) {
-    case DType::kBF16:
-      return ForwardOfTypes<T, BFloat16>(a);
-    case DType::kF16:
-      return ForwardOfTypes<T, Half>(a);
-    default:
-      return ForwardOfTypes<T, float>(a);
-  }
-}
-
-template <class T, class DY>
-void BackwardOfTypes(const GatedRmsNormBackwardArguments& a) {
-  return a.norm_before_gate ? Backward<true, T, DY>(a) : Backward<false, T, DY>(a);
-}
-template <class T>
-void BackwardOfInput(const GatedRmsNormBackwardArguments& a) {
-  switch (a.dy_dtype) {
-    case DType::kBF16:
-      return BackwardOfTypes<T, BFloat16>(a);
-    case DType::kF16:
-      return BackwardOfTypes<T, Half>(a);
-    default:
-      return BackwardOfTypes<T, float>(a);
-  }
-}
-
 }  // namespace
 
-void GatedRmsNormKernel(const GatedRmsNormArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return ForwardOfInput<BFloat16>(arguments);
-    case DType::kF16:
-      return ForwardOfInput<Half>(arguments);
-    default:
-      return ForwardOfInput<float>(arguments);
-  }
+void GatedRmsNormKernel(const GatedRmsNormArguments& a) {
+  VisitActivation(a.dtype, [&](auto type) {
+    VisitActivation(a.y_dtype, [&](auto y) {
+      using T = decltype(type);
+      using Y = decltype(y);
+      a.norm_before_gate ? Forward<true, T, Y>(a) : Forward<false, T, Y>(a);
+    });
+  });
 }
 
-void GatedRmsNormBackwardKernel(const GatedRmsNormBackwardArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return BackwardOfInput<BFloat16>(arguments);
-    case DType::kF16:
-      return BackwardOfInput<Half>(arguments);
-    default:
-      return BackwardOfInput<float>(arguments);
-  }
+void GatedRmsNormBackwardKernel(const GatedRmsNormBackwardArguments& a) {
+  VisitActivation(a.dtype, [&](auto type) {
+    VisitActivation(a.dy_dtype, [&](auto dy) {
+      using T = decltype(type);
+      using DY = decltype(dy);
+      a.norm_before_gate ? Backward<true, T, DY>(a) : Backward<false, T, DY>(a);
+    });
+  });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

@@ -258,6 +258,14 @@ TEST(GatedRmsNorm, RefusesWhatDoesNotFit) {
                 GatedRmsNormBackward(good, zeros({4, 5}), {});
               }),
               HasSubstr("gated_rms_norm backward: dy is f32 [4, 5]"));
+  const Tensor dy = zeros({4, 6});
+  const auto backward = [&](const GatedRmsNormGradients& gradients) {
+    return ErrorOf([&] { GatedRmsNormBackward(good, dy, gradients); });
+  };
+  EXPECT_THAT(backward({.dx = good.x}), HasSubstr("dx lies on x"));
+  EXPECT_THAT(backward({.dx = dy}), HasSubstr("dx lies on dy"));
+  EXPECT_THAT(backward({.dz = good.z}), HasSubstr("dz lies on z"));
+  EXPECT_THAT(backward({.dweight = good.weight}), HasSubstr("dweight lies on weight"));
 }
 
 }  // namespace

@@ -1,38 +1,17 @@
 // layer_norm on the CPU: rows are shared between threads.
-#include <algorithm>
-
 #include "adder/backend/cpu/parallel.h"
 #include "adder/ops/layer_norm/layer_norm_backends.h"
 #include "adder/ops/layer_norm/layer_norm_kernel.h"
+#include "adder/ops/row_blocks.h"
 
 namespace adder::cpu {
 namespace {
-
-// The parameters' gradients are sums over rows. Rows are cut into blocks by their number alone,
-// each block sums its own, and the blocks' sums are added in order: the same bits for any number of
-// threads.
-constexpr int64_t kBlockRows = 16;
-constexpr int64_t kMostBlocks = 128;
 
 float* FloatRow(const Tensor& matrix, int64_t row) {
   return matrix ? matrix.data<float>() + row * matrix.stride(0) : nullptr;
 }
 
 int64_t RowStride(const Tensor& matrix) { return matrix ? matrix.stride(0) : 0; }
-
-// total[d] += Σ_block sums[block, d], where `total` is given.
-void AddBlocks(const Tensor& sums, const Tensor& total) {
-  if (!total) return;
-  const int64_t blocks = sums.dim(0);
-  ParallelFor(sums.dim(1), kElementsPerThread / blocks,
-              [&](int64_t begin, int64_t end, int /*thread*/) {
-                float* to = total.data<float>();
-                for (int64_t block = 0; block < blocks; ++block) {
-                  const float* sum = FloatRow(sums, block);
-                  for (int64_t d = begin; d < end; ++d) to[d] += sum[d];
-                }
-              });
-}
 
 }  // namespace
 
@@ -66,17 +45,14 @@ void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const T
   const int64_t rows = r.dim(0);
   const int64_t channels = r.dim(1);
   if (channels == 0 || rows == 0) return;
-  const int64_t blocks = std::min(kMostBlocks, (rows + kBlockRows - 1) / kBlockRows);
-  const auto block_sums = [&](const Tensor& gradient) {
-    return gradient ? Tensor::Zeros({blocks, channels}, DType::kF32) : Tensor();
-  };
-  const Tensor dweight = block_sums(gradients.dweight);
-  const Tensor dbias = block_sums(gradients.dbias);
+  const RowBlocks blocks(rows);
+  const Tensor dweight = blocks.SumsFor(gradients.dweight);
+  const Tensor dbias = blocks.SumsFor(gradients.dbias);
 
-  ParallelFor(blocks, kElementsPerThread * blocks / (rows * channels),
+  ParallelFor(blocks.count(), kElementsPerThread * blocks.count() / (rows * channels),
               [&](int64_t first_block, int64_t last_block, int /*thread*/) {
                 for (int64_t block = first_block; block < last_block; ++block) {
-                  const int64_t begin = rows * block / blocks;
+                  const int64_t begin = blocks.begin(block);
                   LayerNormBackwardArguments arguments;
                   arguments.r = FloatRow(r, begin);
                   arguments.r_stride = RowStride(r);
@@ -96,13 +72,13 @@ void LayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const T
                   }
                   arguments.dweight = FloatRow(dweight, block);
                   arguments.dbias = FloatRow(dbias, block);
-                  arguments.rows = rows * (block + 1) / blocks - begin;
+                  arguments.rows = blocks.begin(block + 1) - begin;
                   arguments.channels = channels;
                   LayerNormBackwardKernel(arguments);
                 }
               });
-  AddBlocks(dweight, gradients.dweight);
-  AddBlocks(dbias, gradients.dbias);
+  RowBlocks::Add(dweight, gradients.dweight);
+  RowBlocks::Add(dbias, gradients.dbias);
 }
 
 }  // namespace adder::cpu

@@ -150,52 +150,18 @@ void Backward(const LayerNormBackwardArguments& a) {
   }
 }
 
-template <class X>
-void ForwardOfInput(const LayerNormArguments& a) {
-  switch (a.y_dtype) {
-    case DType::kBF16:
-      return Forward<X, BFloat16>(a);
-    case DType::kF16:
-      return Forward<X, Half>(a);
-    default:
-      return Forward<X, float>(a);
-  }
-}
-
-template <class DY>
-void BackwardOfGradient(const LayerNormBackwardArguments& a) {
-  switch (a.dx_dtype) {
-    case DType::kBF16:
-      return Backward<DY, BFloat16>(a);
-    case DType::kF16:
-      return Backward<DY, Half>(a);
-    default:
-      return Backward<DY, float>(a);
-  }
-}
-
 }  // namespace
 
-void LayerNormKernel(const LayerNormArguments& arguments) {
-  switch (arguments.x_dtype) {
-    case DType::kBF16:
-      return ForwardOfInput<BFloat16>(arguments);
-    case DType::kF16:
-      return ForwardOfInput<Half>(arguments);
-    default:
-      return ForwardOfInput<float>(arguments);
-  }
+void LayerNormKernel(const LayerNormArguments& a) {
+  VisitActivation(a.x_dtype, [&](auto x) {
+    VisitActivation(a.y_dtype, [&](auto y) { Forward<decltype(x), decltype(y)>(a); });
+  });
 }
 
-void LayerNormBackwardKernel(const LayerNormBackwardArguments& arguments) {
-  switch (arguments.dy_dtype) {
-    case DType::kBF16:
-      return BackwardOfGradient<BFloat16>(arguments);
-    case DType::kF16:
-      return BackwardOfGradient<Half>(arguments);
-    default:
-      return BackwardOfGradient<float>(arguments);
-  }
+void LayerNormBackwardKernel(const LayerNormBackwardArguments& a) {
+  VisitActivation(a.dy_dtype, [&](auto dy) {
+    VisitActivation(a.dx_dtype, [&](auto dx) { Backward<decltype(dy), decltype(dx)>(a); });
+  });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

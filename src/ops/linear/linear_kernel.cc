@@ -401,16 +401,7 @@ void LinearKernel(const LinearArguments& a) {
 }
 
 void LinearBiasGradientKernel(const LinearBiasGradientArguments& a) {
-  switch (a.dtype) {
-    case DType::kF32:
-      return SumRows<float>(a);
-    case DType::kBF16:
-      return SumRows<BFloat16>(a);
-    case DType::kF16:
-      return SumRows<Half>(a);
-    default:
-      return;
-  }
+  VisitActivation(a.dtype, [&](auto type) { SumRows<decltype(type)>(a); });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

@@ -1,18 +1,11 @@
 // rms_norm on the CPU: rows are shared between threads.
-#include <algorithm>
-
 #include "adder/backend/cpu/parallel.h"
 #include "adder/ops/rms_norm/rms_norm_backends.h"
 #include "adder/ops/rms_norm/rms_norm_kernel.h"
+#include "adder/ops/row_blocks.h"
 
 namespace adder::cpu {
 namespace {
-
-// The weight's gradient is a sum over rows. Rows are cut into blocks by their number alone, each
-// block sums its own, and the blocks' sums are added in order: the same bits for any number of
-// threads.
-constexpr int64_t kBlockRows = 16;
-constexpr int64_t kMostBlocks = 128;
 
 float* FloatRow(const Tensor& matrix, int64_t row) {
   return matrix ? matrix.data<float>() + row * matrix.stride(0) : nullptr;
@@ -51,14 +44,13 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
   const int64_t rows = r.dim(0);
   const int64_t channels = r.dim(1);
   if (channels == 0 || rows == 0) return;
-  const int64_t blocks = std::min(kMostBlocks, (rows + kBlockRows - 1) / kBlockRows);
-  Tensor sums;
-  if (gradients.dweight) sums = Tensor::Zeros({blocks, channels}, DType::kF32);
+  const RowBlocks blocks(rows);
+  const Tensor dweight = blocks.SumsFor(gradients.dweight);
 
-  ParallelFor(blocks, kElementsPerThread * blocks / (rows * channels),
+  ParallelFor(blocks.count(), kElementsPerThread * blocks.count() / (rows * channels),
               [&](int64_t first_block, int64_t last_block, int /*thread*/) {
                 for (int64_t block = first_block; block < last_block; ++block) {
-                  const int64_t begin = rows * block / blocks;
+                  const int64_t begin = blocks.begin(block);
                   RmsNormBackwardArguments arguments;
                   arguments.r = FloatRow(r, begin);
                   arguments.r_stride = RowStride(r);
@@ -76,21 +68,13 @@ void RmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Ten
                     arguments.dx_dtype = gradients.dx.dtype();
                     arguments.dx_stride = RowStride(gradients.dx);
                   }
-                  arguments.dweight = FloatRow(sums, block);
-                  arguments.rows = rows * (block + 1) / blocks - begin;
+                  arguments.dweight = FloatRow(dweight, block);
+                  arguments.rows = blocks.begin(block + 1) - begin;
                   arguments.channels = channels;
                   RmsNormBackwardKernel(arguments);
                 }
               });
-  if (!gradients.dweight) return;
-  ParallelFor(channels, kElementsPerThread / blocks,
-              [&](int64_t begin, int64_t end, int /*thread*/) {
-                float* dweight = gradients.dweight.data<float>();
-                for (int64_t block = 0; block < blocks; ++block) {
-                  const float* sum = FloatRow(sums, block);
-                  for (int64_t d = begin; d < end; ++d) dweight[d] += sum[d];
-                }
-              });
+  RowBlocks::Add(dweight, gradients.dweight);
 }
 
 }  // namespace adder::cpu

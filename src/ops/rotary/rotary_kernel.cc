@@ -92,14 +92,7 @@ void Rotate(const RotaryArguments& a) {
 }  // namespace
 
 void RotaryKernel(const RotaryArguments& arguments) {
-  switch (arguments.dtype) {
-    case DType::kBF16:
-      return Rotate<BFloat16>(arguments);
-    case DType::kF16:
-      return Rotate<Half>(arguments);
-    default:
-      return Rotate<float>(arguments);
-  }
+  VisitActivation(arguments.dtype, [&](auto type) { Rotate<decltype(type)>(arguments); });
 }
 
 }  // namespace adder::cpu::ADDER_ISA

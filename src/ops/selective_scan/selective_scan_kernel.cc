@@ -775,31 +775,15 @@ void ScanRates(const ScanRatesArguments& a) {
 
 void ScanForward(const ScanForwardArguments& a) {
   for (int64_t i = 0; i < a.tile_count; ++i) {
-    switch (a.problem->activation) {
-      case DType::kBF16:
-        Forward<BFloat16>(a, a.tiles[i]);
-        break;
-      case DType::kF16:
-        Forward<Half>(a, a.tiles[i]);
-        break;
-      default:
-        Forward<float>(a, a.tiles[i]);
-    }
+    VisitActivation(a.problem->activation,
+                    [&](auto type) { Forward<decltype(type)>(a, a.tiles[i]); });
   }
 }
 
 void ScanBackward(const ScanBackwardArguments& a) {
   for (int64_t i = a.tile_count - 1; i >= 0; --i) {
-    switch (a.problem->activation) {
-      case DType::kBF16:
-        BackwardTile<BFloat16>(a, a.tiles[i]);
-        break;
-      case DType::kF16:
-        BackwardTile<Half>(a, a.tiles[i]);
-        break;
-      default:
-        BackwardTile<float>(a, a.tiles[i]);
-    }
+    VisitActivation(a.problem->activation,
+                    [&](auto type) { BackwardTile<decltype(type)>(a, a.tiles[i]); });
   }
 }
 

@@ -48,18 +48,18 @@ void CheckSoftmaxCrossEntropyBackward(const SoftmaxCrossEntropyInputs& inputs, c
   check.OptionalRows(gradients.d_hidden, "d_hidden", {inputs.hidden.dtype()}, shape);
   check.OptionalRows(gradients.dW, "dW", {sums}, inputs.W.shape());
   check.OptionalDense(gradients.dbias, "dbias", {sums}, {inputs.W.dim(0)});
-  check.Apart(gradients.d_hidden, "d_hidden", inputs.hidden, "hidden");
-  check.Apart(gradients.d_hidden, "d_hidden", inputs.W, "W");
-  check.Apart(gradients.d_hidden, "d_hidden", d_loss, "d_loss");
-  check.Apart(gradients.dW, "dW", inputs.hidden, "hidden");
-  check.Apart(gradients.dW, "dW", inputs.W, "W");
-  check.Apart(gradients.dW, "dW", d_loss, "d_loss");
-  check.Apart(gradients.dbias, "dbias", inputs.bias, "bias");
   check.OptionalDense(gradients.loss, "loss", {sums}, {shape[0]});
-  check.Apart(gradients.loss, "loss", inputs.hidden, "hidden");
-  check.Apart(gradients.loss, "loss", inputs.W, "W");
-  check.Apart(gradients.loss, "loss", inputs.bias, "bias");
-  check.Apart(gradients.loss, "loss", d_loss, "d_loss");
+  const auto apart_from_what_is_read = [&](const Tensor& gradient, const char* name) {
+    check.Apart(gradient, name, inputs.hidden, "hidden");
+    check.Apart(gradient, name, inputs.W, "W");
+    check.Apart(gradient, name, inputs.bias, "bias");
+    check.Apart(gradient, name, inputs.targets, "targets");
+    check.Apart(gradient, name, d_loss, "d_loss");
+  };
+  apart_from_what_is_read(gradients.d_hidden, "d_hidden");
+  apart_from_what_is_read(gradients.dW, "dW");
+  apart_from_what_is_read(gradients.dbias, "dbias");
+  apart_from_what_is_read(gradients.loss, "loss");
 }
 
 void CheckTargets(const Tensor& targets, int64_t vocab) {

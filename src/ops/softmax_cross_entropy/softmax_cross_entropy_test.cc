@@ -270,6 +270,8 @@ TEST(SoftmaxCrossEntropyTest, RefusesTensorsThatDisagree) {
   const Tensor d_loss = Tensor::Zeros({3}, DType::kF32);
   EXPECT_THROW(SoftmaxCrossEntropyBackward(good, d_loss, {.dW = good.W}), Error);
   EXPECT_THROW(SoftmaxCrossEntropyBackward(good, d_loss, {.dbias = good.bias}), Error);
+  const Tensor five = Tensor::Zeros({5}, DType::kF32);
+  EXPECT_THROW(SoftmaxCrossEntropyBackward(good, five.Rows(0, 3), {.dbias = five}), Error);
 }
 
 }  // namespace
