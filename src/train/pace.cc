@@ -63,7 +63,12 @@ Pace Pace::Seconds(double seconds, std::vector<PaceDecision> recorded, int64_t s
   pace.seconds_ = seconds;
   pace.decisions_ = std::move(recorded);
   std::vector<PaceDecision>& decisions = pace.decisions_;
-  if (decisions.empty() || decisions.back().budget == seconds) return pace;
+  if (decisions.empty()) {
+    // Either this budget has made no decision yet, or the steps so far were counted.
+    if (step < kFirstDecisionStep) return pace;
+  } else if (decisions.back().budget == seconds) {
+    return pace;
+  }
   std::erase_if(decisions, [&](const PaceDecision& decision) { return decision.step >= step; });
   if (step == 0) return pace;
   const double left = seconds - elapsed;

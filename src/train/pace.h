@@ -39,7 +39,8 @@ class Pace {
   // `recorded`: the decisions of an earlier part of the run, by ascending step. Those ahead of the
   // step at which it goes on, after `elapsed` seconds, are followed when it gets there; unless the
   // last was made for another budget: then they are dropped, and the rest of the run is estimated
-  // anew, elapsed / seconds of it being done.
+  // anew, elapsed / seconds of it being done. So it is after steps that left no record, those of a
+  // budget of steps.
   static Pace Seconds(double seconds, std::vector<PaceDecision> recorded = {}, int64_t step = 0,
                       double elapsed = 0.0);
 

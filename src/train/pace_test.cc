@@ -125,6 +125,20 @@ TEST(PaceTest, AnotherBudgetDecidesAnew) {
   EXPECT_EQ(same.decisions().size(), whole.decisions.size());
 }
 
+TEST(PaceTest, CountedStepsGoOnByTime) {
+  const auto steady = [](int64_t) { return 0.1; };
+  const Pace pace = Pace::Seconds(60.0, {}, 100, 10.0);
+  ASSERT_EQ(pace.decisions().size(), 1u);
+  EXPECT_EQ(pace.decisions().front(), (PaceDecision{100, 10.0 / 60.0, 500, 10.0, 60.0}));
+  const Simulation run = Simulate(pace, steady, 100, 10.0);
+  EXPECT_EQ(run.spans.front().begin, 10.0 / 60.0);
+  EXPECT_NEAR(run.spans.back().end, 1.0, 1e-12);
+  EXPECT_NEAR(run.elapsed, 60.0, 1.0);
+  // Time that is over; and a run by time that has decided nothing yet.
+  EXPECT_TRUE(Pace::Seconds(5.0, {}, 100, 10.0).Done(100));
+  EXPECT_TRUE(Pace::Seconds(60.0, {}, 1, 1.0).decisions().empty());
+}
+
 TEST(PaceTest, LinesReadBack) {
   const PaceDecision a = {2, 0.1, 40, 1.0 / 3.0, 60.0};
   const PaceDecision b = {5, 1.0, 0, 60.5, 60.0};

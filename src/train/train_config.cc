@@ -417,8 +417,19 @@ std::string NodeText(const toml::node& node) {
   return out.str();
 }
 
-[[noreturn]] void Fail(const std::string& where, const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {}", where, message));
+// Where a value stands, as messages name it, and whose mistake it is when it is wrong: the file's
+// or the caller's.
+struct Place {
+  std::string name;
+  ErrorCode code;
+};
+Place InFile(std::string name) { return {std::move(name), ErrorCode::kCorrupt}; }
+Place InOverride(std::string_view text) {
+  return {fmt::format("--set {}", text), ErrorCode::kInvalidArgument};
+}
+
+[[noreturn]] void Fail(const Place& where, const std::string& message) {
+  throw Error(where.code, fmt::format("{}: {}", where.name, message));
 }
 
 // Edits (insertions, deletions, changes) between two words.
@@ -454,7 +465,7 @@ std::string Suggestion(const std::vector<Field>& fields, std::string_view name) 
 // The values of a document and their places, by full name.
 struct Setting {
   const toml::node* node;
-  std::string where;
+  Place where;
 };
 using Settings = std::map<std::string, Setting>;
 
@@ -462,17 +473,17 @@ toml::table ParseToml(std::string_view text, const std::string& source) {
   try {
     return toml::parse(ToAscii(text));
   } catch (const toml::parse_error& error) {
-    Fail(fmt::format("{}:{}", source, error.source().begin.line),
+    Fail(InFile(fmt::format("{}:{}", source, error.source().begin.line)),
          fmt::format("no valid TOML: {}", FromAscii(error.description())));
   } catch (const BrokenTomlAssertion&) {
-    Fail(source, "no valid TOML");
+    Fail(InFile(source), "no valid TOML");
   }
 }
 
 void Collect(const toml::table& document, const std::string& source,
              const std::vector<Field>& fields, Settings* settings) {
   const auto place = [&](const toml::node& node) {
-    return fmt::format("{}:{}", source, node.source().begin.line);
+    return InFile(fmt::format("{}:{}", source, node.source().begin.line));
   };
   const auto is_known = [&](const std::string& name, bool section) {
     return std::any_of(fields.begin(), fields.end(), [&](const Field& field) {
@@ -511,16 +522,22 @@ bool IsBudget(std::string_view name) {
 
 // Checks across keys; `where` finds the place of a key.
 void CheckSense(const TrainConfig& config, const std::string& source,
-                const std::function<std::string(const std::string&)>& where) {
+                const std::function<Place(const std::string&)>& where) {
   const int budgets =
       (config.train.steps > 0) + (config.train.tokens > 0) + (config.train.minutes > 0.0);
   if (budgets != 1) {
-    Fail(source, fmt::format("{} of train.steps, train.tokens and train.minutes are given, "
-                             "expected exactly one",
-                             budgets));
+    Fail(InFile(source), fmt::format("{} of train.steps, train.tokens and train.minutes are given, "
+                                     "expected exactly one",
+                                     budgets));
   }
   if (config.data.train.empty()) {
     Fail(where("data.train"), "data.train is empty, expected files to train on");
+  }
+  for (const auto& [name, patterns] :
+       {std::pair("data.train", &config.data.train), std::pair("data.valid", &config.data.valid)}) {
+    if (std::find(patterns->begin(), patterns->end(), "") != patterns->end()) {
+      Fail(where(name), fmt::format("{} has an empty string, expected names of files", name));
+    }
   }
   if (!config.data.valid.empty() && config.data.valid_fraction > 0.0) {
     Fail(where("data.valid_fraction"),
@@ -571,7 +588,7 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
   override_documents.reserve(overrides.size());
   std::set<std::string> set_budgets;
   for (const std::string& text : overrides) {
-    const std::string where = fmt::format("--set {}", text);
+    const Place where = InOverride(text);
     const size_t equals = text.find('=');
     if (equals == std::string::npos) Fail(where, "expected section.key=value");
     const std::string name = text.substr(0, equals);
@@ -583,7 +600,7 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
     }
     toml::table parsed;
     try {
-      parsed = ParseToml("value = " + value, where);
+      parsed = ParseToml("value = " + value, where.name);
     } catch (const Error&) {
       parsed.clear();
     }
@@ -610,7 +627,7 @@ TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source_name
 
   const auto where = [&](const std::string& name) {
     const auto found = settings.find(name);
-    return found == settings.end() ? source : found->second.where;
+    return found == settings.end() ? InFile(source) : found->second.where;
   };
   const auto assign = [&](const Field& field) {
     const auto found = settings.find(field.name);

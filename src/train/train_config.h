@@ -97,10 +97,10 @@ struct TrainConfig {
 
 // Reads a config from TOML text; `source` is what messages call it. `overrides` are "section.key=
 // value" with a TOML value, or plain text without backslashes where a string is expected; one that
-// sets a budget
-// (train.steps, .tokens, .minutes) replaces the config's. Throws kInvalidArgument with one line
-// that names source and line, the key, what is there and what was expected: for text that is no
-// TOML, an unknown key, a wrong type, a value out of range or out of sense.
+// sets a budget (train.steps, .tokens, .minutes) replaces the config's. Throws kCorrupt, or
+// kInvalidArgument where an override is to blame, with one line that names source and line, the
+// key, what is there and what was expected: for text that is no TOML, an unknown key, a wrong type,
+// a value out of range or out of sense.
 TrainConfig ParseTrainConfig(std::string_view toml, std::string_view source,
                              std::span<const std::string> overrides = {});
 // The same from a file. Throws kNotFound, kIo too.

@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       std::abort();
     }
   } catch (const adder::Error& error) {
-    if (error.code() != adder::ErrorCode::kInvalidArgument) std::abort();
+    if (error.code() != adder::ErrorCode::kCorrupt) std::abort();
   }
   return 0;
 }

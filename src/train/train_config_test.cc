@@ -21,8 +21,10 @@ std::string MessageOf(const std::string& toml, const std::vector<std::string>& o
   try {
     ParseTrainConfig(toml, "run.toml", overrides);
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
+    const std::string message = error.what();
+    EXPECT_EQ(error.code(),
+              message.starts_with("--set ") ? ErrorCode::kInvalidArgument : ErrorCode::kCorrupt);
+    return message;
   }
   return "no error";
 }
@@ -125,6 +127,10 @@ TEST(TrainConfigTest, MistakesAcrossKeys) {
   EXPECT_THAT(MessageOf("[data]\ntrain = \"a\"\n"), HasSubstr("expected exactly one"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "minutes = 1\n"), HasSubstr("expected exactly one"));
   EXPECT_THAT(MessageOf("[train]\nsteps = 1\n"), HasSubstr("data.train is empty"));
+  EXPECT_THAT(MessageOf("[train]\nsteps = 1\n[data]\ntrain = [\"a\", \"\"]\n"),
+              HasSubstr("run.toml:4: data.train has an empty string"));
+  EXPECT_THAT(MessageOf(kLeast, {"data.valid="}),
+              HasSubstr("--set data.valid=: data.valid has an empty string"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "dtype = \"bf16\"\ntf32 = true\n"),
               HasSubstr("run.toml:6: train.tf32 is a way to multiply f32, but train.dtype is"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "[schedule]\nmin_lr = 0.1\n"),

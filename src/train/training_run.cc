@@ -225,6 +225,9 @@ class Run {
     if (config_.train.minutes > 0.0) {
       BeginPaceByTime();
     } else {
+      // What was estimated for a budget of time holds no longer, should the run go on by time
+      // again.
+      fs::remove(folder_.pace());
       const int64_t per_step = config_.tokens_per_step();
       pace_ = Pace::Steps(config_.train.steps > 0
                               ? config_.train.steps
@@ -241,8 +244,9 @@ class Run {
     }
     const bool complete = Loop();
     TrainingOutcome outcome;
-    if (complete && (valid_bytes_ == 0 || !fs::exists(folder_.model()))) WriteModel();
+    // The checkpoint first: a disk without room for the model as well loses no step.
     if (saved_step_ != trainer_.steps() || saved_evaluated_ != evaluated_) Save();
+    if (complete && (valid_bytes_ == 0 || !fs::exists(folder_.model()))) WriteModel();
     WriteCurve();
     outcome.stopped = !complete;
     outcome.steps = trainer_.steps();
@@ -515,6 +519,41 @@ class Run {
   int64_t line_tokens_ = 0;
 };
 
+// Whether a run can begin, or go on, in the folder; nothing is written.
+void CheckFolder(const fs::path& path, bool resume) {
+  const bool holds_run = fs::exists(path / "config.toml");
+  if (resume && !holds_run) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no run to go on with (config.toml is missing)", path.string()));
+  }
+  if (resume) return;
+  if (holds_run) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: the folder holds a run already; go on with it by --resume, or "
+                            "choose another folder",
+                            path.string()));
+  }
+  // Without its config, what an earlier run made is not gone on with; nor is it written over.
+  for (const char* name : {"checkpoints", "metrics.jsonl", "model"}) {
+    const fs::path left = path / name;
+    if (fs::is_directory(left) ? !fs::is_empty(left) : fs::exists(left)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: the folder holds {} of a run without its config.toml; choose "
+                              "another folder",
+                              path.string(), name));
+    }
+  }
+  // What lies nearest: the folder, or the one that it would be made in.
+  fs::path folder = path;
+  fs::path name = "config.toml";
+  std::error_code unknown;  // then CheckWritable says why
+  while (!fs::exists(folder, unknown) && folder.has_relative_path()) {
+    name = folder.filename();
+    folder = folder.parent_path();
+  }
+  CheckWritable(folder / name);
+}
+
 }  // namespace
 
 TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool resume,
@@ -532,21 +571,11 @@ TrainingOutcome RunTraining(const TrainConfig& given, const fs::path& path, bool
   if (!config.model.checkpoint.empty()) {
     config.model.checkpoint = AbsolutePath(config.model.checkpoint).string();
   }
-  // Text and dimensions are checked before anything is written.
+  // Folder, text and dimensions are checked before anything is written.
+  CheckFolder(config.output.run, resume);
   Corpora corpora = OpenCorpora(config.data, stop);
   if (!config.data.tokenizer.empty()) UseTokenizer(config, corpora);
   if (config.model.checkpoint.empty()) config.model.dimensions.Resolve();
-  const bool holds_run = fs::exists(path / "config.toml");
-  if (holds_run && !resume) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{}: the folder holds a run already; go on with it by --resume, or "
-                            "choose another folder",
-                            path.string()));
-  }
-  if (!holds_run && resume) {
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: no run to go on with (config.toml is missing)", path.string()));
-  }
   // A start that fails leaves no folder behind: what can be wrong with model and trainer comes
   // before it. A run that goes on has its folder, and is read under its lock.
   std::optional<RunFolder> folder;

@@ -54,10 +54,10 @@ struct TrainingOutcome {
   std::filesystem::path model;       // the result's directory; empty when stopped
 };
 
-// Trains in `folder` (see run_folder.h). Without `resume` the folder must not hold a run yet; with
-// it the run goes on from its newest checkpoint, or from its beginning when it has none. A run that
-// goes on gives bit for bit the weights, the optimizer and the losses of one that was never
-// stopped, given the same config, text, device, threads and processor.
+// Trains in `folder` (see run_folder.h). Without `resume` the folder must not hold a run, or parts
+// of one, yet; with it the run goes on from its newest checkpoint, or from its beginning when it
+// has none. A run that goes on gives bit for bit the weights, the optimizer and the losses of one
+// that was never stopped, given the same config, text, device, threads and processor.
 //
 // model/ is written at every evaluation that is the best so far, or at the end when there is no
 // validation text. Once *stop is true, the step in progress is finished, a checkpoint written, and

@@ -6,46 +6,35 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "adder/backend/cuda/cuda_test.h"
 #include "adder/core/error.h"
-#include "adder/core/random.h"
 #include "adder/data/byte_corpus.h"
 #include "adder/formats/file.h"
 #include "adder/models/block_language_model.h"
 #include "adder/ops/operator_test.h"
 #include "adder/train/trainer.h"
 #include "adder/train/training_run.h"
+#include "adder/train/training_run_cases_test.h"
 #include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
 
 namespace fs = std::filesystem;
+using test::ExpectSameRun;
 using test::kCuda;
-
-// Words in an order that can be learned, a little.
-std::string Text(int words) {
-  const std::vector<std::string> vocabulary = {"the ", "snake ", "sleeps ", "in ", "a ", "tree.\n"};
-  Random random(1);
-  std::string text;
-  size_t word = 0;
-  for (int i = 0; i < words; ++i) {
-    text += vocabulary[word];
-    word = random.NextBelow(4) == 0 ? random.NextBelow(6) : (word + 1) % 6;
-  }
-  return text;
-}
+using test::RunResultOf;
+using test::TextOfWords;
 
 class TrainingRunCudaTest : public test::CudaTest {
  protected:
   void SetUp() override {
     test::CudaTest::SetUp();
-    std::ofstream(folder_ / "text") << Text(600);
+    std::ofstream(folder_ / "text") << TextOfWords(600);
   }
 
   TrainConfig Config() const {
@@ -85,29 +74,6 @@ class TrainingRunCudaTest : public test::CudaTest {
   TemporaryDirectory directory_;
   const fs::path folder_ = directory_.path();
 };
-
-// What must be the same for the same run.
-struct Result {
-  std::string weights, optimizer, carried, model, metrics;
-};
-
-Result ResultOf(const fs::path& run) {
-  const auto read = [&](const char* name) {
-    return fs::exists(run / name) ? ReadFile(run / name) : std::string();
-  };
-  static const std::regex kClock(",\"(tokens_per_second|elapsed)\":[0-9.e+-]+");
-  return {read("latest/model.safetensors"), read("latest/optimizer.safetensors"),
-          read("latest/carried.safetensors"), read("model/model.safetensors"),
-          std::regex_replace(read("metrics.jsonl"), kClock, "")};
-}
-
-void ExpectSame(const Result& a, const Result& b) {
-  EXPECT_TRUE(a.weights == b.weights);
-  EXPECT_TRUE(a.optimizer == b.optimizer);
-  EXPECT_TRUE(a.carried == b.carried);
-  EXPECT_TRUE(a.model == b.model);
-  EXPECT_EQ(a.metrics, b.metrics);
-}
 
 TEST_F(TrainingRunCudaTest, TwentyStepsAreThoseOfTheCpu) {
   const fs::path text = folder_ / "text";
@@ -149,7 +115,7 @@ TEST_F(TrainingRunCudaTest, OneSeedIsOneRun) {
     fs::remove_all(folder_ / "b");
     RunTraining(config, folder_ / "a", false);
     RunTraining(config, folder_ / "b", false);
-    ExpectSame(ResultOf(folder_ / "a"), ResultOf(folder_ / "b"));
+    ExpectSameRun(RunResultOf(folder_ / "a"), RunResultOf(folder_ / "b"));
     const std::string written = ReadFile(folder_ / "a" / "config.toml");
     EXPECT_NE(written.find("device = \"cuda:0\""), std::string::npos);
   }
@@ -165,7 +131,7 @@ TEST_F(TrainingRunCudaTest, ARunThatGoesOnIsTheOneThatWasNeverStopped) {
     observer.on_step = [&](const TrainingProgress& progress) { stop = progress.metrics.step == 5; };
     EXPECT_TRUE(RunTraining(config, folder_ / "parts", false, observer, &stop).stopped);
     RunTraining(config, folder_ / "parts", true);
-    ExpectSame(ResultOf(folder_ / "parts"), ResultOf(folder_ / "whole"));
+    ExpectSameRun(RunResultOf(folder_ / "parts"), RunResultOf(folder_ / "whole"));
   }
 }
 
@@ -227,7 +193,7 @@ void ExpectSameRecorded(ModelConfig dimensions, const TrainConfig& config, const
 // Steps that repeat a recording, and those between them that are laid out otherwise, are the steps
 // asked for operator by operator.
 TEST_F(TrainingRunCudaTest, RecordedStepsAreThoseAskedForOneByOne) {
-  std::ofstream(folder_ / "text") << Text(6000);
+  std::ofstream(folder_ / "text") << TextOfWords(6000);
   ModelConfig mamba2 = Config().model.dimensions;
   mamba2.architecture = Architecture::kMamba2;
   mamba2.head_dim = 16;
@@ -247,7 +213,7 @@ TEST_F(TrainingRunCudaTest, RecordedStepsAreThoseAskedForOneByOne) {
 
 // Of more than a GiB: its memory is planned.
 TEST_F(TrainingRunCudaTest, LargeRecordedStepsAreThoseAskedForOneByOne) {
-  std::ofstream(folder_ / "text") << Text(6000);
+  std::ofstream(folder_ / "text") << TextOfWords(6000);
   TrainConfig config = Config();
   config.model.dimensions.d_model = 256;
   config.model.dimensions.n_layer = 8;

@@ -16,7 +16,6 @@
 #include <fstream>
 #include <limits>
 #include <numbers>
-#include <regex>
 #include <thread>
 
 #include "adder/core/error.h"
@@ -29,6 +28,7 @@
 #include "adder/text/bpe_trainer.h"
 #include "adder/text/tokenizer.h"
 #include "adder/train/trainer.h"
+#include "adder/train/training_run_cases_test.h"
 #include "tests/own_filesystem.h"
 #include "tests/temporary_directory.h"
 
@@ -36,26 +36,18 @@ namespace adder {
 namespace {
 
 namespace fs = std::filesystem;
+using test::ExpectSameRun;
+using test::RunResult;
+using test::RunResultOf;
+using test::TextOfWords;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Where the child of the kill test trains; see KilledAtAnyMoment.
 constexpr const char* kChildFolder = "ADDER_TRAINING_RUN_TEST_CHILD";
 // The small filesystem of another; see AFullFilesystemIsAFullDisk.
 constexpr const char* kFullDiskFolder = "ADDER_TRAINING_RUN_TEST_DISK";
-
-// Words in an order that can be learned, a little.
-std::string Text(int words) {
-  const std::vector<std::string> vocabulary = {"the ", "snake ", "sleeps ", "in ", "a ", "tree.\n"};
-  Random random(1);
-  std::string text;
-  size_t word = 0;
-  for (int i = 0; i < words; ++i) {
-    text += vocabulary[word];
-    word = random.NextBelow(4) == 0 ? random.NextBelow(6) : (word + 1) % 6;
-  }
-  return text;
-}
 
 TrainConfig TinyConfig(const fs::path& text) {
   TrainConfig config;
@@ -79,9 +71,9 @@ TrainConfig TinyConfig(const fs::path& text) {
 class TrainingRunTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::ofstream(folder_ / "text") << Text(600);
+    std::ofstream(folder_ / "text") << TextOfWords(600);
     BpeTrainer trainer;
-    trainer.Add(Text(600));
+    trainer.Add(TextOfWords(600));
     BpeTrainingOptions options;
     options.vocab_size = 262;
     fs::create_directory(folder_ / "tokenizer");
@@ -91,30 +83,6 @@ class TrainingRunTest : public ::testing::Test {
   TemporaryDirectory directory_;
   const fs::path folder_ = directory_.path();
 };
-
-// What a run leaves that must be the same for the same run: weights, optimizer and carried state of
-// the last checkpoint, the resulting model, and the metrics without the clock's part.
-struct Result {
-  std::string weights, optimizer, carried, model, metrics;
-};
-
-Result ResultOf(const fs::path& run) {
-  const auto read = [&](const char* name) {
-    return fs::exists(run / name) ? ReadFile(run / name) : std::string();
-  };
-  static const std::regex kClock(",\"(tokens_per_second|elapsed)\":[0-9.e+-]+");
-  return {read("latest/model.safetensors"), read("latest/optimizer.safetensors"),
-          read("latest/carried.safetensors"), read("model/model.safetensors"),
-          std::regex_replace(read("metrics.jsonl"), kClock, "")};
-}
-
-void ExpectSame(const Result& a, const Result& b) {
-  EXPECT_TRUE(a.weights == b.weights);
-  EXPECT_TRUE(a.optimizer == b.optimizer);
-  EXPECT_TRUE(a.carried == b.carried);
-  EXPECT_TRUE(a.model == b.model);
-  EXPECT_EQ(a.metrics, b.metrics);
-}
 
 template <class Call>
 Error ErrorOf(Call&& call) {
@@ -166,7 +134,7 @@ TEST_F(TrainingRunTest, LearnsAndLeavesEverything) {
   // The config that was written gives the same run.
   const TrainConfig again = ReadTrainConfig(run / "config.toml");
   RunTraining(again, folder_ / "again", false);
-  ExpectSame(ResultOf(folder_ / "again"), ResultOf(run));
+  ExpectSameRun(RunResultOf(folder_ / "again"), RunResultOf(run));
 }
 
 // Every way of reading text and of computing that keeps something from step to step.
@@ -196,11 +164,11 @@ TEST_F(TrainingRunTest, OneSeedIsOneRun) {
     fs::remove_all(folder_ / "b");
     RunTraining(config, folder_ / "a", false);
     RunTraining(config, folder_ / "b", false);
-    ExpectSame(ResultOf(folder_ / "a"), ResultOf(folder_ / "b"));
+    ExpectSameRun(RunResultOf(folder_ / "a"), RunResultOf(folder_ / "b"));
     fs::remove_all(folder_ / "b");
     config.train.seed += 1;
     RunTraining(config, folder_ / "b", false);
-    EXPECT_NE(ResultOf(folder_ / "a").metrics, ResultOf(folder_ / "b").metrics);
+    EXPECT_NE(RunResultOf(folder_ / "a").metrics, RunResultOf(folder_ / "b").metrics);
   }
 }
 
@@ -225,10 +193,10 @@ TEST_F(TrainingRunTest, StoppedAndResumedIsTheRunThatWasNeverStopped) {
     }
     const TrainingOutcome outcome = RunTraining(ReadTrainConfig(run / "config.toml"), run, true);
     EXPECT_FALSE(outcome.stopped);
-    ExpectSame(ResultOf(run), ResultOf(whole));
+    ExpectSameRun(RunResultOf(run), RunResultOf(whole));
     // Once more: nothing is left to do, and nothing changes.
     RunTraining(config, run, true);
-    ExpectSame(ResultOf(run), ResultOf(whole));
+    ExpectSameRun(RunResultOf(run), RunResultOf(whole));
   }
 }
 
@@ -312,11 +280,11 @@ TEST_F(TrainingRunTest, TokensAreMadeOnceAndTheModelCarriesTheTokenizer) {
   const auto written = fs::last_write_time(file);
   RunTraining(config, folder_ / "runs/b", false);
   EXPECT_EQ(fs::last_write_time(file), written);
-  ExpectSame(ResultOf(folder_ / "runs/a"), ResultOf(folder_ / "runs/b"));
+  ExpectSameRun(RunResultOf(folder_ / "runs/a"), RunResultOf(folder_ / "runs/b"));
   // What is damaged is made again, and other text has other tokens.
   fs::resize_file(file, fs::file_size(file) - 1);
   RunTraining(config, folder_ / "runs/c", false);
-  ExpectSame(ResultOf(folder_ / "runs/a"), ResultOf(folder_ / "runs/c"));
+  ExpectSameRun(RunResultOf(folder_ / "runs/a"), RunResultOf(folder_ / "runs/c"));
   EXPECT_EQ(token_files(), 1);
   std::ofstream(folder_ / "text", std::ios::app) << "the snake";
   RunTraining(config, folder_ / "runs/d", false);
@@ -384,7 +352,7 @@ TEST_F(TrainingRunTest, KilledAtAnyMoment) {
     fs::remove_all(folder_ / "killed");
     RunTraining(config, folder_ / "whole", false);
     ASSERT_NO_FATAL_FAILURE(TrainKilled(config, folder_));
-    ExpectSame(ResultOf(folder_ / "killed"), ResultOf(folder_ / "whole"));
+    ExpectSameRun(RunResultOf(folder_ / "killed"), RunResultOf(folder_ / "whole"));
   }
 }
 
@@ -395,23 +363,51 @@ TEST_F(TrainingRunTest, ATimeBudgetEndsAnnealedAndRepeatsByItsRecord) {
   config.checkpoint.keep = 100000;
   config.eval.every = 0;
   double last_lr = 1.0;
+  double last_time = 0;
+  double longest = 0;  // seconds of a step
   TrainingObserver observer;
-  observer.on_step = [&](const TrainingProgress& progress) { last_lr = progress.metrics.lr; };
+  observer.on_step = [&](const TrainingProgress& progress) {
+    last_lr = progress.metrics.lr;
+    longest = std::max(longest, progress.metrics.elapsed - last_time);
+    last_time = progress.metrics.elapsed;
+  };
   const fs::path run = folder_ / "run";
   const TrainingOutcome outcome = RunTraining(config, run, false, observer);
   EXPECT_GE(outcome.elapsed, 0.3);
   EXPECT_GT(outcome.steps, 2);
-  // The last step's rate is one step's part of the cosine above the minimum.
-  const double part = 1.0 / static_cast<double>(outcome.steps);
-  EXPECT_LT(last_lr, config.schedule.min_lr + config.optimizer.lr * std::max(0.01, 10 * part));
-  const Result whole = ResultOf(run);
+  // The last step's rate is one step's part of the cosine above the minimum, however long the
+  // machine held that up.
+  const double part = longest / (60 * config.train.minutes);
+  EXPECT_LT(last_lr, config.schedule.min_lr + config.optimizer.lr * std::max(0.01, 3 * part));
+  const RunResult whole = RunResultOf(run);
   // Again from an early checkpoint.
   for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
     if (entry.path().filename() > "step-00000003") fs::remove_all(entry.path());
   }
   const TrainingOutcome again = RunTraining(config, run, true);
   EXPECT_EQ(again.steps, outcome.steps);
-  ExpectSame(ResultOf(run), whole);
+  ExpectSameRun(RunResultOf(run), whole);
+}
+
+TEST_F(TrainingRunTest, ARunOfStepsGoesOnByTimeAndBack) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  const fs::path run = folder_ / "run";
+  const TrainingOutcome counted = RunTraining(config, run, false);
+  config.train.steps = 0;
+  config.train.minutes = 0.01 + counted.elapsed / 60;
+  double share = 1.0;
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) {
+    share = std::min(share, progress.share);
+  };
+  const TrainingOutcome timed = RunTraining(config, run, true, observer);
+  EXPECT_GT(timed.steps, counted.steps);
+  // What was done counts: no new warm-up.
+  EXPECT_GE(share, counted.elapsed / (60 * config.train.minutes));
+  config.train.minutes = 0.0;
+  config.train.steps = timed.steps + 3;
+  EXPECT_EQ(RunTraining(config, run, true).steps, timed.steps + 3);
+  EXPECT_FALSE(fs::exists(run / "pace.jsonl"));
 }
 
 TEST_F(TrainingRunTest, AFinishedRunGoesOnWithAnotherBudgetOfTime) {
@@ -529,7 +525,7 @@ TEST_F(TrainingRunTest, AFullDiskLeavesTheOldCheckpoint) {
   EXPECT_EQ(fs::read_symlink(run / "latest").filename(), "step-00000003");
   EXPECT_EQ(std::distance(fs::directory_iterator(run / "checkpoints"), {}), 1);
   RunTraining(config, run, true);
-  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+  ExpectSameRun(RunResultOf(run), RunResultOf(folder_ / "whole"));
 }
 
 // The child that trains on the disk of the test below. A process of its own, because what it forked
@@ -538,7 +534,7 @@ TEST(TrainingRunChild, FillsItsDisk) {
   const char* folder = std::getenv(kFullDiskFolder);
   if (folder == nullptr) GTEST_SKIP() << "started by TrainingRunTest.AFullFilesystemIsAFullDisk";
   const fs::path disk = folder;
-  std::ofstream(disk / "text") << Text(600);
+  std::ofstream(disk / "text") << TextOfWords(600);
   const TrainConfig config = TinyConfig(disk / "text");
   RunTraining(config, disk / "whole", false);
   TrainingObserver observer;
@@ -554,7 +550,7 @@ TEST(TrainingRunChild, FillsItsDisk) {
   EXPECT_EQ(fs::read_symlink(disk / "run/latest").filename(), "step-00000003");
   fs::remove(disk / "filler");
   RunTraining(config, disk / "run", true);
-  ExpectSame(ResultOf(disk / "run"), ResultOf(disk / "whole"));
+  ExpectSameRun(RunResultOf(disk / "run"), RunResultOf(disk / "whole"));
 }
 
 TEST_F(TrainingRunTest, AFullFilesystemIsAFullDisk) {
@@ -593,7 +589,27 @@ TEST_F(TrainingRunTest, ADiskFullInTheLastEvaluationDoesNotLoseTheModel) {
   EXPECT_EQ(error.code(), ErrorCode::kIo);
   EXPECT_FALSE(fs::exists(run / "model"));
   EXPECT_FALSE(RunTraining(config, run, true).model.empty());
-  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+  ExpectSameRun(RunResultOf(run), RunResultOf(folder_ / "whole"));
+}
+
+// Without validation text: the last checkpoint is there even when the model finds no room.
+TEST_F(TrainingRunTest, TheLastCheckpointIsSavedBeforeTheModel) {
+  TrainConfig config = TinyConfig(folder_ / "text");
+  config.data.valid_fraction = 0.0;
+  config.eval.every = 0;
+  const fs::path run = folder_ / "run";
+  TrainingObserver observer;
+  observer.on_step = [&](const TrainingProgress& progress) {
+    // A file where the model's directory would be.
+    if (progress.metrics.step == config.train.steps) WriteFileAtomically(run / "model", "");
+  };
+  EXPECT_EQ(ErrorOf([&] { RunTraining(config, run, false, observer); }).code(), ErrorCode::kIo);
+  EXPECT_TRUE(fs::exists(run / "checkpoints" / fmt::format("step-{:08}", config.train.steps)));
+  fs::remove(run / "model");
+  int64_t steps = 0;
+  observer.on_step = [&](const TrainingProgress&) { ++steps; };
+  EXPECT_FALSE(RunTraining(config, run, true, observer).model.empty());
+  EXPECT_EQ(steps, 0);
 }
 
 // Killed after the last evaluation and before the checkpoint that knows of it.
@@ -609,7 +625,7 @@ TEST_F(TrainingRunTest, AnEvaluationThatNoCheckpointKnowsOfIsMadeAgain) {
   EXPECT_STREQ(ErrorOf([&] { RunTraining(config, run, false, observer); }).what(), "killed");
   fs::remove_all(run / "model");
   RunTraining(config, run, true);
-  ExpectSame(ResultOf(run), ResultOf(folder_ / "whole"));
+  ExpectSameRun(RunResultOf(run), RunResultOf(folder_ / "whole"));
   int64_t evaluations = 0;
   for (const auto& entry : fs::directory_iterator(run)) {
     if (!entry.path().filename().string().starts_with("events.out")) continue;
@@ -626,6 +642,32 @@ TEST_F(TrainingRunTest, AStartThatFailsLeavesNoFolder) {
   EXPECT_THAT(ErrorOf([&] { RunTraining(config, folder_ / "run", false); }).what(),
               HasSubstr("no model"));
   EXPECT_FALSE(fs::exists(folder_ / "run"));
+}
+
+TEST_F(TrainingRunTest, AFolderWithPartsOfARunIsLeftAlone) {
+  const TrainConfig config = TinyConfig(folder_ / "text");
+  const fs::path run = folder_ / "run";
+  fs::create_directories(run / "checkpoints");  // empty: a start that was killed
+  for (const char* name : {"checkpoints/step-00000100/", "metrics.jsonl", "model"}) {
+    const fs::path left = run / name;
+    fs::create_directories(left.parent_path());
+    if (left.has_filename()) WriteFileAtomically(left, "old");
+    const Error error = ErrorOf([&] { RunTraining(config, run, false); });
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_THAT(error.what(), HasSubstr(fs::path(name).begin()->string()));
+    EXPECT_FALSE(fs::exists(run / "lock"));
+    fs::remove_all(left.has_filename() ? left : left.parent_path());
+  }
+  RunTraining(config, run, false);
+}
+
+// Before the text is read, which may take long.
+TEST_F(TrainingRunTest, AFolderThatCannotBeWrittenIsFoundFirst) {
+  TrainConfig config = TinyConfig(folder_ / "no text");
+  WriteFileAtomically(folder_ / "file", "");
+  const Error error = ErrorOf([&] { RunTraining(config, folder_ / "file/runs/run", false); });
+  EXPECT_THAT(error.what(), HasSubstr("file/runs: "));
+  EXPECT_THAT(error.what(), Not(HasSubstr("no text")));
 }
 
 TEST_F(TrainingRunTest, FoldersAndTextsThatDoNotFitAreNamed) {
