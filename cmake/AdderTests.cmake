@@ -26,6 +26,23 @@ function(adder_add_tests)
   endforeach()
 endfunction()
 
+# Each fuzz target over its seeds (tests/corpus/NAME), without the fuzzer: NAME_fuzz_seeds.
+function(adder_add_fuzz_seed_tests)
+  add_library(adder_fuzz_seeds OBJECT ${PROJECT_SOURCE_DIR}/tests/fuzz_seeds.cc)
+  target_link_libraries(adder_fuzz_seeds PRIVATE adder_options)
+  foreach(source IN LISTS ARGN)
+    cmake_path(GET source STEM fuzz)
+    string(REGEX REPLACE "_fuzz$" "" name ${fuzz})
+    add_executable(${fuzz}_seeds ${source} $<TARGET_OBJECTS:adder_fuzz_seeds>)
+    target_link_libraries(${fuzz}_seeds PRIVATE adder adder_options fmt::fmt)
+    target_include_directories(${fuzz}_seeds SYSTEM PRIVATE ${ADDER_XXHASH_INCLUDE})
+    add_dependencies(adder_tests ${fuzz}_seeds)
+    add_test(NAME fuzz_seeds.${name} COMMAND ${fuzz}_seeds
+      ${PROJECT_SOURCE_DIR}/tests/corpus/${name})
+    set_tests_properties(fuzz_seeds.${name} PROPERTIES TIMEOUT 60)
+  endforeach()
+endfunction()
+
 # What the build itself promises.
 function(adder_add_build_tests)
   # No kernel may leave a symbol behind that the linker could merge with another file's copy.
