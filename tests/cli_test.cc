@@ -157,12 +157,12 @@ TEST_F(CliTest, DevicesAreListedAndChosenByName) {
   EXPECT_EQ(Output(generate("auto")), text);
   ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda"));
   ExpectFailure(1, {"libadder_cuda.so is not installed"}, generate("cuda:1"));
-  ExpectFailure(1, {"no device 'gpu'", "cpu, cuda, cuda:N or auto"}, generate("gpu"));
+  ExpectFailure(2, {"no device 'gpu'", "cpu, cuda, cuda:N or auto"}, generate("gpu"));
   std::vector<std::string> in_tf32 = generate("cpu");
   in_tf32.emplace_back("--tf32");
   ExpectFailure(1, {"TF32", "cpu has none"}, in_tf32);
   in_tf32.insert(in_tf32.end(), {"--dtype", "f16"});
-  ExpectFailure(1, {"--tf32 is a way to multiply f32, but --dtype is f16"}, in_tf32);
+  ExpectFailure(2, {"--tf32 is a way to multiply f32, but --dtype is f16"}, in_tf32);
   ExpectFailure(
       1, {"libadder_cuda.so is not installed"},
       {"logits", "--model", "model", "--tokens", "1", "--output", "l", "--device", "cuda"});
@@ -201,7 +201,13 @@ TEST_F(CliTest, WrongCommandLinesAreUsageErrors) {
   expect_usage({"--stop"}, {"--prompt", "a", "--stop="});
   expect_usage({"stop string"}, {"--prompt", "a", "--stop", ""});
   expect_usage({"--dtype"}, {"--prompt", "a", "--dtype", "i8"});
-  ExpectFailure(2, {"--tokens"}, {"logits", "--model", "m", "--tokens", "1,x", "--output", "o"});
+  for (const char* tokens : {"1,x", "1,0x10", "-1", "4294967296", ""}) {
+    ExpectFailure(2, {"--tokens"},
+                  {"logits", "--model", "m", "--tokens=" + std::string(tokens), "--output", "o"});
+  }
+  ExpectFailure(2, {"--threads", "0x10"}, {"--threads", "0x10", "inspect", "model"});
+  ExpectFailure(2, {"--d-model", "0x10"}, {"init", "n", "--d-model", "0x10", "--n-layer", "1"});
+  ExpectFailure(2, {"--contexts", "1e3"}, {"bench", "context", "--contexts", "512,1e3"});
 }
 
 // ---- adder generate -----------------------------------------------------------------------------
@@ -559,6 +565,60 @@ TEST_F(CliTest, LogitsAgreeWithTheGoldens) {
   }
 }
 
+TEST_F(CliTest, ConvertWritesEveryLayout) {
+  MakeModel();
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"m.gguf"},
+                                             {"m", "--dtype", "bf16"},
+                                             {"original", "--to", "state-spaces"},
+                                             {"m.gguf", "--quantize", "q8_0"}}) {
+    std::vector<std::string> arguments = {"convert", "model"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Finished finished = Run(arguments);
+    EXPECT_EQ(finished.exit_code, 0) << finished.err;
+    EXPECT_THAT(finished.out, StartsWith(more[0] + ": 22 tensors, weights in "));
+    EXPECT_THAT(finished.out, HasSubstr("read back and equal\n"));
+    EXPECT_FALSE(
+        Output({"generate", "--model", more[0], "--prompt", "x", "--max-tokens", "3"}).empty());
+  }
+  // In its own place, and from quantized weights.
+  EXPECT_EQ(Run({"convert", "m", "m", "--dtype", "f16"}).exit_code, 0);
+  EXPECT_EQ(Run({"convert", "m.gguf", "m"}).exit_code, 0);
+}
+
+TEST_F(CliTest, ConvertRefusesBeforeTheWork) {
+  MakeModel();
+  ExpectFailure(2, {"only GGUF files hold quantized"},
+                {"convert", "nowhere", "out", "--quantize", "q8_0"});
+  for (const char* output : {"no-such-folder/m.gguf", "no-such-folder/m"}) {
+    ExpectFailure(1, {output, "cannot create"}, {"convert", "nowhere", output});
+  }
+  ExpectFailure(1, {"model: is a directory"}, {"convert", "nowhere", "model", "--to", "gguf"});
+  Write("file", "mine");
+  ExpectFailure(1, {"file: is no directory"}, {"convert", "nowhere", "file"});
+  // A folder of other things stays, a model is replaced, and only by another.
+  fs::create_directory(directory_ / "folder");
+  Write("folder/notes", "mine");
+  ExpectFailure(1, {"folder: exists already and holds no model"}, {"convert", "model", "folder"});
+  EXPECT_EQ(Slurp(directory_ / "folder/notes"), "mine");
+  ExpectFailure(1, {"nowhere"}, {"convert", "nowhere", "model"});
+  EXPECT_TRUE(fs::exists(directory_ / "model/model.safetensors"));
+}
+
+TEST_F(CliTest, PlacesToWriteToAreSoughtBeforeTheWork) {
+  const std::string output = "no-such-folder/out";
+  ExpectFailure(1, {output, "cannot create"},
+                {"logits", "--model", "nowhere", "--tokens", "1", "--output", output});
+  ExpectFailure(1, {output, "cannot create"},
+                {"selection", "--model", "nowhere", "--prompt", "x", "--output", output});
+  ExpectFailure(1, {output, "cannot create"},
+                {"bench", "length", "--size", "130m", "--memory-plot", output});
+  ExpectFailure(1, {output, "cannot create"},
+                {"bench", "context", "--sizes", "130m", "--speed-plot", output});
+  ExpectFailure(2, {"7b"}, {"bench", "context", "--sizes", "130m,7b"});
+  ExpectFailure(1, {output, "cannot create"}, {"init", output, "--d-model", "8", "--n-layer", "1"});
+}
+
 TEST_F(CliTest, LogitsRefusesTokensOutsideTheVocabulary) {
   MakeModel();
   for (const char* tokens : {"1,256", "-1", "1,4294967296"}) {
@@ -596,6 +656,12 @@ TEST_F(CliTest, BitsPerByteOfAFile) {
   for (int i = 0; i < 3000; ++i) binary += static_cast<char>(i * 7 % 256);
   Write("binary", binary);
   EXPECT_EQ(Int(Json({"eval", "bpb", "--model", "model", "binary", "--json"}), "bytes"), 3000);
+  // A name that is no UTF-8, which JSON must be.
+  Write("odd\xff", "text");
+  EXPECT_EQ(String(Json({"eval", "bpb", "--model", "model", "odd\xff", "--json"}), "file"),
+            "odd\xef\xbf\xbd");
+  fs::rename(directory_ / "odd\xff", directory_ / "model/odd\xff");
+  EXPECT_EQ(Json({"inspect", "model", "--json"}).Find("files")->AsArray()->size(), 6u);
 }
 
 TEST_F(CliTest, PerplexityOfAFile) {
@@ -756,7 +822,7 @@ TEST_F(CliTest, InitMakesAModel) {
   ExpectFailure(1, {"the tokenizer has 256 tokens, the model only 100"},
                 {"init", "n", "--d-model", "16", "--n-layer", "1", "--vocab-size", "100",
                  "--tokenizer", "new"});
-  ExpectFailure(1, {"7b"}, {"init", "n", "--size", "7b"});
+  ExpectFailure(2, {"7b"}, {"init", "n", "--size", "7b"});
   ExpectFailure(2, {"--size"}, {"init", "n"});
   ExpectFailure(2, {"--n-layer"}, {"init", "n", "--d-model", "16"});
   ExpectFailure(2, {"--size"}, {"init", "n", "--size", "130m", "--d-model", "16"});

@@ -102,9 +102,16 @@ TEST_F(TokenizeCommandTest, SaysWhatIsWrong) {
   EXPECT_THAT(failure(1, "tokenizer train --vocab-size 300 --output o nothing"),
               HasSubstr("nothing: no such file"));
   WriteFileAtomically(directory_.path() / "text", "text");
-  // Behind a line of progress.
-  EXPECT_THAT(Run("tokenizer train --vocab-size 100 --output o text").out,
-              HasSubstr("adder: a vocabulary of 100 tokens, expected 257"));
+  // Before the work: no line of progress comes first.
+  EXPECT_THAT(failure(2, "tokenizer train --vocab-size 100 --output o text"),
+              StartsWith("adder: a vocabulary of 100 tokens, expected 257"));
+  EXPECT_THAT(failure(2, "tokenizer train --vocab-size 300 --special a --output o text"),
+              HasSubstr("\"a\" cannot be a special token"));
+  EXPECT_THAT(failure(1, "tokenizer train --vocab-size 300 --output text/o text"),
+              HasSubstr("text/o: Not a directory"));
+  std::filesystem::create_directories(directory_.path() / "o/tokenizer.json");
+  EXPECT_THAT(failure(1, "tokenizer train --vocab-size 300 --output o text"),
+              HasSubstr("o/tokenizer.json: is a directory"));
 }
 
 TEST_F(TokenizeCommandTest, TrainsATokenizer) {

@@ -62,7 +62,7 @@ class TrainCommandTest : public ::testing::Test {
 
 TEST_F(TrainCommandTest, MistakesAreOneLine) {
   ExpectOneLine(Train({"--config", "none.toml"}), 1, "none.toml");
-  ExpectOneLine(Train({"--config", "tiny.toml", "--set", "train.lr=1"}), 1,
+  ExpectOneLine(Train({"--config", "tiny.toml", "--set", "train.lr=1"}), 2,
                 "--set train.lr=1: unknown key \"train.lr\" (did you mean optimizer.lr?)");
   std::ofstream(folder_ / "tiny.toml", std::ios::app) << "batches = 3\n";
   ExpectOneLine(Train({"--config", "tiny.toml"}), 1,

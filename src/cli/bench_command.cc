@@ -14,6 +14,7 @@
 #include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
+#include "adder/cli/numbers.h"
 #include "adder/cli/standard_output.h"
 #include "adder/core/error.h"
 #include "adder/core/random.h"
@@ -45,7 +46,7 @@ void AddDTypeOption(CLI::App& command, std::string& dtype) {
 
 void AddRepetitionsOption(CLI::App& command, int& repetitions) {
   command.add_option("--repetitions", repetitions, "Measurements to take the median of")
-      ->check(CLI::Range(1, 1000))
+      ->transform(WholeNumber(1, 1000))
       ->type_name("N")
       ->capture_default_str();
 }

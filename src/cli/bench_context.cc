@@ -16,6 +16,7 @@
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/formats/file.h"
@@ -135,13 +136,17 @@ void Run(Options options) {
   BenchTable table = {.columns = {"model", "context", "read_tokens_per_s", "generate_tokens_per_s",
                                   "state_mib", "weights_mib", "device"},
                       .rows = {}};
-  const Device device = ParseDevice(options.device);
+  for (const std::string& size : options.sizes) PublishedConfig(size);
+  for (const std::string& plot : {options.speed_plot, options.memory_plot}) {
+    if (!plot.empty()) CheckWritable(plot);
+  }
+  const Device device = ChosenDevice(options.device);
   UseTf32(options.tf32, ParseDType(options.dtype), device);
   std::vector<LineChartSeries> speed;
   std::vector<LineChartSeries> memory;
   constexpr double kMib = 1 << 20;
   for (const std::string& size : options.sizes) {
-    BlockLanguageModel model(ModelConfig::Published(size), ParseDType(options.dtype));
+    BlockLanguageModel model(PublishedConfig(size), ParseDType(options.dtype));
     model.MoveTo(device);
     InitializeModel(model, /*seed=*/1);
     double weights = 0;
@@ -183,16 +188,19 @@ void AddBenchContext(CLI::App& bench) {
       ->delimiter(',')
       ->type_name("NAME,…")
       ->capture_default_str();
-  const CLI::Range positive(int64_t{1}, int64_t{1} << 24);
+  const CLI::Validator positive = WholeNumber(1, int64_t{1} << 24);
   command->add_option("--contexts", options->contexts, "Tokens read before")
       ->delimiter(',')
-      ->check(positive)
+      ->transform(positive)
       ->type_name("N,…")
       ->capture_default_str();
   AddComputeOptions(*command, options->dtype, options->tf32);
   AddDeviceOption(*command, options->device);
   const auto add = [&](const char* name, int64_t& value, const char* help) {
-    command->add_option(name, value, help)->check(positive)->type_name("N")->capture_default_str();
+    command->add_option(name, value, help)
+        ->transform(positive)
+        ->type_name("N")
+        ->capture_default_str();
   };
   add("--batch", options->batch, "Sequences side by side");
   add("--read", options->read, "Further tokens to read, of each sequence");

@@ -16,6 +16,7 @@
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/infer/decoder.h"
@@ -23,6 +24,7 @@
 #include "adder/models/checkpoint.h"
 #include "adder/models/gguf_checkpoint.h"
 #include "adder/ops/most_likely/most_likely.h"
+#include "adder/text/tokenizer.h"
 
 namespace adder {
 namespace {
@@ -46,13 +48,13 @@ struct Options {
 
 std::unique_ptr<BlockLanguageModel> MakeModel(const Options& options) {
   const DType dtype = ParseDType(options.dtype);
-  const Device device = ParseDevice(options.device);
+  const Device device = ChosenDevice(options.device);
   UseTf32(options.tf32, dtype, device);
   std::unique_ptr<BlockLanguageModel> model;
   if (options.size.empty()) {
     model = LoadModel(options.model, dtype, device);
   } else {
-    model = std::make_unique<BlockLanguageModel>(ModelConfig::Published(options.size), dtype);
+    model = std::make_unique<BlockLanguageModel>(PublishedConfig(options.size), dtype);
     model->MoveTo(device);
     InitializeModel(*model, /*seed=*/1);
   }
@@ -166,7 +168,7 @@ void Run(const Options& options) {
     repeated_steps = m.repeated_steps;
   }
   std::vector<JsonValue::Member> fields = {
-      {"model", options.size.empty() ? options.model : options.size},
+      {"model", options.size.empty() ? ToUtf8(options.model) : options.size},
       {"dtype", options.dtype},
       {"weights", DTypeName(WeightDType(*model))}};
   const auto add = [&](std::vector<JsonValue::Member> more) {
@@ -224,15 +226,15 @@ void AddBenchGenerate(CLI::App& bench) {
       ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k", "q6_k"}))
       ->type_name("TYPE");
   command->add_option("--batch", options->batch, "Prompts, read and continued together")
-      ->check(CLI::Range(1, 1 << 12))
+      ->transform(WholeNumber(1, 1 << 12))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--prompt-length", options->prompt_length, "Tokens of each prompt")
-      ->check(CLI::Range(1, 1 << 24))
+      ->transform(WholeNumber(1, 1 << 24))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--gen-length", options->gen_length, "Tokens to generate for each prompt")
-      ->check(CLI::Range(1, 1 << 24))
+      ->transform(WholeNumber(1, 1 << 24))
       ->type_name("N")
       ->capture_default_str();
   AddRepetitionsOption(*command, options->repetitions);

@@ -16,6 +16,7 @@
 #include "adder/cli/bench.h"
 #include "adder/cli/commands.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/error.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
@@ -102,8 +103,9 @@ std::optional<Measurement> Step(BlockLanguageModel& model, const Options& option
 
 void Run(Options options) {
   std::sort(options.lengths.begin(), options.lengths.end());
-  const Device device = ParseDevice(options.device);
-  BlockLanguageModel model(ModelConfig::Published(options.size), ParseDType(options.dtype));
+  if (!options.memory_plot.empty()) CheckWritable(options.memory_plot);
+  const Device device = ChosenDevice(options.device);
+  BlockLanguageModel model(PublishedConfig(options.size), ParseDType(options.dtype));
   model.MoveTo(device);
   InitializeModel(model, /*seed=*/1);
   const std::string name =
@@ -164,14 +166,14 @@ void AddBenchLength(CLI::App& bench) {
                    "A published size, random weights: 130m to 2.8b, mamba2-130m to mamba2-2.7b")
       ->type_name("NAME")
       ->capture_default_str();
-  const CLI::Range positive(int64_t{1}, int64_t{1} << 24);
+  const CLI::Validator positive = WholeNumber(1, int64_t{1} << 24);
   command->add_option("--lengths", options->lengths, "Tokens of the text")
       ->delimiter(',')
-      ->check(positive)
+      ->transform(positive)
       ->type_name("N,…")
       ->capture_default_str();
   command->add_option("--segment", options->segment, "Tokens of a segment")
-      ->check(positive)
+      ->transform(positive)
       ->type_name("N")
       ->capture_default_str();
   AddDTypeOption(*command, options->dtype);

@@ -13,6 +13,7 @@
 #include "adder/backend/cpu/parallel.h"
 #include "adder/backend/cpu/roofs.h"
 #include "adder/cli/bench.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/random.h"
 #include "adder/core/sequence_layout.h"
 #include "adder/ops/adamw/adamw.h"
@@ -198,7 +199,7 @@ void AddBenchOps(CLI::App& bench) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = bench.add_subcommand("ops", "The operators, beside the roof of each");
   command->add_option("--rows", options->rows, "Rows of the operators that take many")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->transform(WholeNumber(1, int64_t{1} << 20))
       ->type_name("N")
       ->capture_default_str();
   AddRepetitionsOption(*command, options->repetitions);

@@ -7,6 +7,7 @@
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/cli/bench.h"
+#include "adder/cli/numbers.h"
 #include "adder/ops/selective_scan/selective_scan_benchmark.h"
 
 namespace adder {
@@ -59,7 +60,7 @@ void AddBenchScan(CLI::App& bench) {
       bench.add_subcommand("scan", "The selective scan, beside the exponential alone");
   const auto add = [&](const char* name, int64_t& value, const char* help, int64_t most) {
     command->add_option(name, value, help)
-        ->check(CLI::Range(int64_t{1}, most))
+        ->transform(WholeNumber(1, most))
         ->type_name("N")
         ->capture_default_str();
   };

@@ -301,7 +301,7 @@ std::vector<JsonValue> Measure(const std::string& path, const Options& options, 
 }
 
 void Run(const Options& options) {
-  const Device device = ParseDevice(options.device);
+  const Device device = ChosenDevice(options.device);
   BenchTable table = {.columns = {"work", "peer_ms", "ms", "ratio", "most_different", "difference"},
                       .rows = {}};
   for (const std::string& file : options.files) {

@@ -12,6 +12,7 @@
 #include "adder/backend/devices.h"
 #include "adder/cli/bench.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/data/byte_corpus.h"
 #include "adder/models/block_language_model.h"
 #include "adder/train/train_config.h"
@@ -52,12 +53,11 @@ TrainConfig ConfigOf(const Options& options) {
 void Run(const Options& options) {
   const TrainConfig config = ConfigOf(options);
   const int64_t rows = config.tokens_per_step();
-  const Device device = ParseDevice(options.device);
+  const Device device = ChosenDevice(options.device);
   UseTf32(options.tf32, config.train.dtype, device);
   const bool on_cpu = device.type == DeviceType::kCpu;
-  BlockLanguageModel model(
-      options.size.empty() ? options.config : ModelConfig::Published(options.size),
-      config.train.dtype);
+  BlockLanguageModel model(options.size.empty() ? options.config : PublishedConfig(options.size),
+                           config.train.dtype);
   model.MoveTo(device);
   InitializeModel(model, /*seed=*/1);
   const ByteCorpus text = RandomText(4 * rows + 1);
@@ -108,7 +108,7 @@ void AddBenchTrainStep(CLI::App& bench) {
       "train-step", "One training step of a byte-level model (default: about 6 M parameters)");
   const auto add = [&](const char* name, int64_t& value, const char* help, int64_t most) {
     command->add_option(name, value, help)
-        ->check(CLI::Range(int64_t{1}, most))
+        ->transform(WholeNumber(1, most))
         ->type_name("N")
         ->capture_default_str();
   };
@@ -134,7 +134,7 @@ void AddBenchTrainStep(CLI::App& bench) {
   command
       ->add_option("--segment", options->segment,
                    "Bytes of the batch in memory at a time, in exact segments of time; 0: all")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->transform(WholeNumber(0, int64_t{1} << 30))
       ->type_name("N")
       ->capture_default_str();
   AddRepetitionsOption(*command, options->repetitions);

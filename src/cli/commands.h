@@ -33,6 +33,18 @@ class UsageError : public Error {
   explicit UsageError(const std::string& message) : Error(ErrorCode::kInvalidArgument, message) {}
 };
 
+// Calls use(), which takes a value from the command line: what it does not accept is a wrong
+// command line.
+template <class Use>
+auto FromCommandLine(Use&& use) {
+  try {
+    return use();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    throw UsageError(error.what());
+  }
+}
+
 // From this call on SIGINT and SIGTERM do not end the process but set the flag returned, for jobs
 // that can stop cleanly. A second signal ends the process as usual.
 const std::atomic<bool>& CatchInterrupts();

@@ -55,34 +55,37 @@ DType StoredDType(const BlockLanguageModel& model) {
   return DType::kF32;
 }
 
+// A directory is replaced whole, which nothing but a model may lose its files to.
+void CheckReplaceable(const fs::path& output) {
+  if (!fs::is_directory(output) || fs::is_empty(output) || fs::exists(output / "config.json")) {
+    return;
+  }
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("{}: exists already and holds no model, expected a new or empty directory "
+                  "or a model to replace",
+                  output.string()));
+}
+
 class Conversion {
  public:
-  explicit Conversion(const Options& options)
-      : options_(options), model_(LoadModel(options.input, DType::kF32)) {
-    try {
-      tokenizer_ = Tokenizer::Load(options.input);
-    } catch (const Error& error) {
-      no_tokenizer_ = error.what();
-    }
-  }
+  explicit Conversion(const Options& options) : options_(options) {}
 
+  // Looks for a place to write to before the work, not after it.
   void Run() {
     const fs::path output = options_.output;
     const bool gguf =
         options_.to == "gguf" || (options_.to.empty() && output.extension() == ".gguf");
-    DType dtype = StoredDType(*model_);
-    if (!options_.dtype.empty()) dtype = ParseDType(options_.dtype);
-    if (!options_.quantize.empty()) dtype = ParseDType(options_.quantize);
-    if (!gguf && IsQuantized(dtype)) {
-      if (!options_.quantize.empty()) throw UsageError("only GGUF files hold quantized weights");
-      dtype = DType::kF32;  // what the quantized weights stand for, exactly
+    if (!gguf && !options_.quantize.empty()) {
+      throw UsageError("only GGUF files hold quantized weights");
     }
     if (gguf) {
-      WriteGgufFile(output, dtype);
+      CheckWritable(output);
+      Load();
+      WriteGgufFile(output);
     } else {
-      const auto layout = options_.to == "state-spaces" ? CheckpointLayout::kStateSpaces
-                                                        : CheckpointLayout::kHuggingFace;
-      WriteDirectory(output, dtype, layout);
+      CheckReplaceable(output);
+      WriteDirectory(output);
     }
     progress_.Clear();
     if (!tokenizer_) {
@@ -95,7 +98,24 @@ class Conversion {
     if (progress_.Due()) progress_.Draw(share, {what}, -1.0);
   }
 
-  void WriteGgufFile(const fs::path& output, DType dtype) {
+  void Load() {
+    model_ = LoadModel(options_.input, DType::kF32);
+    try {
+      tokenizer_ = Tokenizer::Load(options_.input);
+    } catch (const Error& error) {
+      no_tokenizer_ = error.what();
+    }
+  }
+
+  // What the weights are to be.
+  DType WeightDType() const {
+    if (!options_.quantize.empty()) return ParseDType(options_.quantize);
+    if (!options_.dtype.empty()) return ParseDType(options_.dtype);
+    return StoredDType(*model_);
+  }
+
+  void WriteGgufFile(const fs::path& output) {
+    const DType dtype = WeightDType();
     GgufContent content =
         MakeGguf(*model_, dtype, [&](double share) { Draw(0.8 * share, "converting"); });
     for (auto& entry :
@@ -112,9 +132,15 @@ class Conversion {
     Report(output, static_cast<int64_t>(fs::file_size(output)), dtype);
   }
 
-  void WriteDirectory(const fs::path& output, DType dtype, CheckpointLayout layout) {
-    Draw(0.0, "writing");
+  void WriteDirectory(const fs::path& output) {
+    const auto layout = options_.to == "state-spaces" ? CheckpointLayout::kStateSpaces
+                                                      : CheckpointLayout::kHuggingFace;
+    DType dtype = DType::kF32;
     WriteDirectoryAtomically(output, [&](const fs::path& directory) {
+      Load();
+      // f32 is exactly what quantized weights stand for.
+      if (!IsQuantized(WeightDType())) dtype = WeightDType();
+      Draw(0.0, "writing");
       SaveModel(*model_, directory, dtype, layout);
       if (tokenizer_) tokenizer_->Save(directory);
     });
@@ -193,7 +219,8 @@ void AddConvertCommand(CLI::App& app) {
       ->excludes(dtype);
   command->footer(
       "What steers the state (A, D, dt bias, convolutions) and the norms stay f32. What was\n"
-      "written is read back and compared before the command succeeds.");
+      "written is read back and compared before the command succeeds. A model that OUT holds\n"
+      "already is replaced.");
   command->callback([options] { Conversion(*options).Run(); });
 }
 

@@ -96,7 +96,7 @@ void RunBitsPerByte(const TextArguments& arguments) {
   const TextMeasures measures = MeasureText(arguments);
   const BitsPerByte& loss = measures.loss;
   if (arguments.json) {
-    const JsonValue json(JsonValue::Object{{"file", arguments.file},
+    const JsonValue json(JsonValue::Object{{"file", ToUtf8(arguments.file)},
                                            {"bytes", loss.bytes},
                                            {"tokens", loss.tokens},
                                            {"bits_per_byte", loss.bits_per_byte()},
@@ -117,7 +117,7 @@ void RunPerplexity(const TextArguments& arguments) {
   const double per_token = loss.perplexity(loss.tokens);
   const double per_word = loss.perplexity(measures.words);
   if (arguments.json) {
-    const JsonValue json(JsonValue::Object{{"file", arguments.file},
+    const JsonValue json(JsonValue::Object{{"file", ToUtf8(arguments.file)},
                                            {"bytes", loss.bytes},
                                            {"tokens", loss.tokens},
                                            {"words", measures.words},

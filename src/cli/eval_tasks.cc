@@ -46,11 +46,7 @@ std::string TaskNames() {
 std::vector<const Task*> ChooseTasks(const std::vector<std::string>& names) {
   std::vector<const Task*> tasks;
   for (const std::string& name : names) {
-    try {
-      tasks.push_back(&FindTask(name));
-    } catch (const Error& error) {
-      throw UsageError(error.what());
-    }
+    tasks.push_back(FromCommandLine([&] { return &FindTask(name); }));
     if (std::count(names.begin(), names.end(), name) > 1) {
       throw UsageError(fmt::format("--tasks names {} twice", name));
     }
@@ -144,7 +140,7 @@ void RunTasks(const TaskArguments& arguments) {
   JsonValue::Object tasks;
   for (const TaskOutcome& outcome : outcomes) tasks.push_back({outcome.task, ToJson(outcome)});
   const JsonValue json(
-      JsonValue::Object{{"model", arguments.model.directory},
+      JsonValue::Object{{"model", ToUtf8(arguments.model.directory)},
                         {"fingerprint", fmt::format("{:016x}", model->fingerprint())},
                         {"dtype", DTypeName(model->compute_dtype())},
                         {"limit", arguments.limit ? JsonValue(*arguments.limit) : JsonValue()},

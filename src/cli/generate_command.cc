@@ -114,8 +114,6 @@ class GenerateCommand {
 
   void RunOne(const std::string& prompt) {
     const auto begin = std::chrono::steady_clock::now();
-    // Before the work, not after it: is there a place for the result?
-    if (!options_.state_out.empty()) AtomicFile probe(options_.state_out);
     Session session = Begin();
     Output output;
     if (!prompt.empty() && !session.unshown.empty()) {
@@ -245,12 +243,10 @@ void CheckOptions(const CLI::App& command, const Options& options) {
       }
     }
   }
-  try {
+  FromCommandLine([&] {
     CheckSamplingOptions(options.generation.sampling);
     StopMatcher(options.generation.stop);
-  } catch (const Error& error) {
-    throw UsageError(error.what());
-  }
+  });
 }
 
 void Run(const CLI::App& command, const Options& options) {
@@ -262,6 +258,7 @@ void Run(const CLI::App& command, const Options& options) {
     GenerateCommand(options).RunMany(prompts);
     return;
   }
+  if (!options.state_out.empty()) CheckWritable(options.state_out);
   std::string prompt;
   if (options.prompt) prompt = *options.prompt == "-" ? ReadStandardInput() : *options.prompt;
   if (options.prompt_file) prompt = ReadFile(*options.prompt_file);
@@ -287,7 +284,7 @@ void AddGenerateCommand(CLI::App& app) {
   prompt_file->type_name("FILE")->excludes(prompts_file);
   prompts_file->type_name("FILE");
   command->add_option("--batch", options->batch, "Prompts of --prompts-file to run at once")
-      ->check(CLI::Range(1, 4096))
+      ->transform(WholeNumber(1, 4096))
       ->type_name("N")
       ->capture_default_str();
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "adder/cli/commands.h"
+#include "adder/cli/model_options.h"
 #include "adder/cli/numbers.h"
 #include "adder/formats/file.h"
 #include "adder/models/block_language_model.h"
@@ -39,7 +40,7 @@ std::unique_ptr<Tokenizer> ReadTokenizer(const Options& options) {
 // or else the tokenizer's, or else the 256 bytes.
 ModelConfig ConfigOf(const Options& options, const Tokenizer* tokenizer) {
   const bool published = !options.size.empty();
-  ModelConfig config = published ? ModelConfig::Published(options.size) : options.dimensions;
+  ModelConfig config = published ? PublishedConfig(options.size) : options.dimensions;
   const int64_t own_vocabulary = config.vocab_size;
   if (!published && tokenizer != nullptr) config.vocab_size = tokenizer->vocab_size();
   if (options.vocab_size) config.vocab_size = *options.vocab_size;
@@ -75,8 +76,8 @@ void Run(const Options& options) {
   if (tokenizer == nullptr && model.vocab_size() == 256) {
     tokenizer = std::make_unique<ByteTokenizer>();
   }
-  InitializeModel(model, options.seed);
   WriteDirectoryAtomically(options.directory, [&](const fs::path& directory) {
+    InitializeModel(model, options.seed);
     SaveModel(model, directory, ParseDType(options.dtype));
     if (tokenizer != nullptr) tokenizer->Save(directory);
   });
@@ -112,14 +113,14 @@ void AddInitCommand(CLI::App& app) {
             "16, rounded up)"},
        }}) {
     command->add_option(dimension.name, *dimension.value, dimension.help)
-        ->check(CLI::Range(int64_t{1}, ModelConfig::kLargestDimension))
+        ->transform(WholeNumber(1, ModelConfig::kLargestDimension))
         ->type_name("N")
         ->excludes(size);
   }
   command
       ->add_option("--vocab-size", options->vocab_size,
                    "Tokens (default: the size's or the tokenizer's; otherwise 256, bytes)")
-      ->check(CLI::Range(int64_t{1}, ModelConfig::kLargestVocabulary))
+      ->transform(WholeNumber(1, ModelConfig::kLargestVocabulary))
       ->type_name("N");
   command
       ->add_option("--tokenizer", options->tokenizer,

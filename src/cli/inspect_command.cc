@@ -44,7 +44,9 @@ struct Report {
       no_tokenizer = error.what();
     }
     const auto add_file = [&](const fs::path& file) {
-      files.emplace_back(file.filename().string(), static_cast<int64_t>(fs::file_size(file)));
+      // JSON is UTF-8, whatever the names are.
+      files.emplace_back(ToUtf8(file.filename().string()),
+                         static_cast<int64_t>(fs::file_size(file)));
     };
     if (fs::is_regular_file(path)) {
       add_file(path);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,7 +12,9 @@
 
 #include "adder/cli/commands.h"
 #include "adder/cli/model_options.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/sequence_layout.h"
+#include "adder/formats/file.h"
 #include "adder/formats/safetensors.h"
 
 namespace adder {
@@ -26,6 +29,7 @@ struct Options {
 constexpr int64_t kChunkRows = 1024;
 
 void Run(const Options& options) {
+  CheckWritable(options.output);
   const std::unique_ptr<BlockLanguageModel> model = options.model.Load();
   for (const int32_t token : options.tokens) {
     if (token < 0 || token >= model->vocab_size()) {
@@ -57,6 +61,7 @@ void AddLogitsCommand(CLI::App& app) {
   command->add_option("--tokens", options->tokens, "Token ids, e.g. 1,2,3")
       ->required()
       ->delimiter(',')
+      ->transform(WholeNumber(0, std::numeric_limits<int32_t>::max()))
       ->type_name("IDS");
   command->add_option("--output", options->output, "safetensors file: logits f32 [tokens, vocab]")
       ->required()

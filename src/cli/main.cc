@@ -7,12 +7,14 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <string_view>
 
 #include "adder/backend/cpu/parallel.h"
 #include "adder/cli/commands.h"
+#include "adder/cli/numbers.h"
 #include "adder/core/error.h"
 #include "adder/core/version.h"
 
@@ -72,7 +74,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(0, 1);
   int threads = 0;
   app.add_option("--threads", threads, "Threads to compute with (default: the cores available)")
-      ->check(CLI::Range(1, 4096))
+      ->transform(WholeNumber(1, 4096))
       ->type_name("N");
   app.parse_complete_callback([&] {
     if (threads > 0) cpu::SetThreadCount(threads);
@@ -94,6 +96,9 @@ int Main(int argc, char** argv) {
     if (error.code() != ErrorCode::kCancelled) return kFailed;
     // As a shell reports a process that the signal ended.
     return 128 + (InterruptSignal() != 0 ? InterruptSignal() : SIGINT);
+  } catch (const std::filesystem::filesystem_error& error) {
+    PrintError(error.path1().string() + ": " + error.code().message());
+    return kFailed;
   } catch (const std::bad_alloc&) {
     PrintError("out of memory");
     return kFailed;

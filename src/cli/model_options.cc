@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include "adder/backend/devices.h"
+#include "adder/cli/commands.h"
 #include "adder/core/dtype.h"
-#include "adder/core/error.h"
 #include "adder/models/checkpoint.h"
 
 namespace adder {
@@ -41,8 +41,7 @@ void AddTf32Option(CLI::App& command, bool& tf32) {
 void UseTf32(bool tf32, DType dtype, Device device) {
   if (!tf32) return;
   if (dtype != DType::kF32) {
-    throw Error(
-        ErrorCode::kInvalidArgument,
+    throw UsageError(
         fmt::format("--tf32 is a way to multiply f32, but --dtype is {}", DTypeName(dtype)));
   }
   AllowTf32(device);
@@ -56,8 +55,16 @@ void AddDeviceOption(CLI::App& command, std::string& device) {
       ->capture_default_str();
 }
 
+Device ChosenDevice(const std::string& name) {
+  return FromCommandLine([&] { return ParseDevice(name); });
+}
+
+ModelConfig PublishedConfig(const std::string& size) {
+  return FromCommandLine([&] { return ModelConfig::Published(size); });
+}
+
 std::unique_ptr<BlockLanguageModel> ModelOptions::Load() const {
-  const Device where = ParseDevice(device);
+  const Device where = ChosenDevice(device);
   UseTf32(tf32, ParseDType(dtype), where);
   return LoadModel(directory, ParseDType(dtype), where);
 }

@@ -26,8 +26,11 @@ void AddComputeOptions(CLI::App& command, std::string& dtype, bool& tf32);
 // --tf32 alone, and what it asks for: throws where the device cannot, or computes in another dtype.
 void AddTf32Option(CLI::App& command, bool& tf32);
 void UseTf32(bool tf32, DType dtype, Device device);
-// --device alone.
+// --device alone, and the device of that name; UsageError where no device is called so.
 void AddDeviceOption(CLI::App& command, std::string& device);
+Device ChosenDevice(const std::string& name);
+// What --size names; UsageError where no size is called so.
+ModelConfig PublishedConfig(const std::string& size);
 // --model alone, for commands that do not choose how to compute.
 void AddModelDirectory(CLI::App& command, std::string& directory);
 

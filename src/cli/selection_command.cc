@@ -27,10 +27,14 @@ struct Options {
 constexpr int64_t kMaxCells = 100000;
 
 void Run(const Options& options) {
+  if (options.prompt.empty()) throw UsageError("--prompt is empty: there is nothing to show");
+  CheckWritable(options.output);
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::Load(options.model.directory);
   const std::unique_ptr<BlockLanguageModel> model = options.model.Load();
   const std::vector<int32_t> tokens = tokenizer->Encode(options.prompt);
-  if (tokens.empty()) throw UsageError("--prompt is empty: there is nothing to show");
+  if (tokens.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens: there is nothing to show");
+  }
   const auto rows = static_cast<int64_t>(tokens.size());
   if (rows > kMaxCells / model->n_layer()) {
     throw Error(ErrorCode::kInvalidArgument,

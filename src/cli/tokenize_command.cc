@@ -152,11 +152,7 @@ class TokenizeCommand {
     }
   }
 
-  std::string TextOf(int32_t id) const {
-    Utf8Stream utf8;
-    const std::string text = utf8.Push(tokenizer_->Bytes(id));
-    return text + utf8.Finish();
-  }
+  std::string TextOf(int32_t id) const { return ToUtf8(tokenizer_->Bytes(id)); }
 
   void Decode(std::string_view text) {
     TokenTextStream stream(*tokenizer_, false);

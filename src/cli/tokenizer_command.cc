@@ -39,6 +39,10 @@ class TrainCommand {
   void Run() {
     BpeTrainingOptions training = options_.training;
     if (!options_.special.empty()) training.special_tokens = options_.special;
+    FromCommandLine([&] { CheckBpeTrainingOptions(training); });
+    const std::filesystem::path output = options_.output;
+    std::filesystem::create_directories(output);
+    CheckWritable(output / "tokenizer.json");
     training.cancel = &CatchInterrupts();
     training.progress = [this](int64_t merges, int64_t total) {
       const double share = static_cast<double>(merges) / static_cast<double>(total);
@@ -48,24 +52,24 @@ class TrainCommand {
     Read(trainer, *training.cancel);
     const Vocabulary vocabulary = trainer.Train(training);
     const auto tokenizer = Tokenizer::FromVocabulary(vocabulary, "the trained tokenizer");
-    std::filesystem::create_directories(options_.output);
-    tokenizer->Save(options_.output);
+    tokenizer->Save(output);
     progress_.Clear();
     progress_.Print(fmt::format(
         "{} tokens, {} merges from {} different words in {}; {}", Grouped(tokenizer->vocab_size()),
         Grouped(static_cast<int64_t>(vocabulary.merges.size())), Grouped(trainer.different_words()),
-        FormatSeconds(Seconds()),
-        (std::filesystem::path(options_.output) / "tokenizer.json").string()));
+        FormatSeconds(Seconds()), (output / "tokenizer.json").string()));
   }
 
  private:
   void Read(BpeTrainer& trainer, const std::atomic<bool>& cancel) {
-    const std::vector<std::filesystem::path> files = ExpandFilePatterns(options_.files);
+    std::vector<std::shared_ptr<const MappedFile>> files;
     int64_t total = 0;
-    for (const auto& file : files) total += static_cast<int64_t>(std::filesystem::file_size(file));
+    for (const std::filesystem::path& path : ExpandFilePatterns(options_.files)) {
+      files.push_back(MappedFile::Open(path));
+      total += static_cast<int64_t>(files.back()->text().size());
+    }
     int64_t done = 0;
-    for (const auto& path : files) {
-      const std::shared_ptr<const MappedFile> file = MappedFile::Open(path);
+    for (const auto& file : files) {
       std::string_view text = file->text();
       while (!text.empty()) {
         if (cancel.load()) {

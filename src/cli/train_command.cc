@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adder/cli/commands.h"
+#include "adder/cli/model_options.h"
 #include "adder/cli/progress.h"
 #include "adder/train/training_run.h"
 
@@ -69,7 +70,8 @@ void Train(const Options& options) {
     }
     config_path = folder / "config.toml";
   }
-  TrainConfig config = ReadTrainConfig(config_path, options.overrides);
+  TrainConfig config =
+      FromCommandLine([&] { return ReadTrainConfig(config_path, options.overrides); });
   // A run remembers its threads and its device; who names others means them.
   const auto is_set = [&](std::string_view key) {
     return std::any_of(options.overrides.begin(), options.overrides.end(),
@@ -85,6 +87,7 @@ void Train(const Options& options) {
     if (is_set("train.device=")) {
       throw UsageError("--device and --set train.device both give the device");
     }
+    ChosenDevice(options.device);  // throws where there is none
     config.train.device = options.device;
   }
   if (folder.empty()) {

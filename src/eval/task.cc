@@ -16,6 +16,7 @@ namespace {
 
 // Between a prompt and its answer.
 constexpr std::string_view kDelimiter = " ";
+constexpr size_t kMostChoices = 64;
 
 int64_t CountCharacters(std::string_view utf8) {
   return std::count_if(utf8.begin(), utf8.end(), [](char c) {
@@ -33,13 +34,15 @@ const std::string& StringOf(const JsonValue& value, const JsonObject& of, std::s
   return *value.AsString();
 }
 
-// The choices of a field, two or more strings.
+// The choices of a field. Each has the context before it: many could fill the memory from one line.
 std::vector<std::string> Strings(const JsonObject& object, std::string_view field) {
   std::vector<std::string> strings;
   for (const JsonValue& value : object.Array(field)) {
     strings.push_back(StringOf(value, object, field));
   }
-  if (strings.size() < 2) object.Fail(field, "an array of two or more strings");
+  if (strings.size() < 2 || strings.size() > kMostChoices) {
+    object.Fail(field, fmt::format("an array of 2 to {} strings", kMostChoices));
+  }
   return strings;
 }
 

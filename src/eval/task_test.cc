@@ -141,7 +141,7 @@ TEST(Task, RefusesFieldsThatContradictEachOther) {
   };
   constexpr Case kCases[] = {
       {"hellaswag", R"({"query": "q", "choices": ["a", 1], "gold": 0})", "\"choices\""},
-      {"hellaswag", R"({"query": "q", "choices": ["a"], "gold": 0})", "two or more"},
+      {"hellaswag", R"({"query": "q", "choices": ["a"], "gold": 0})", "2 to 64"},
       {"hellaswag", R"({"query": "q", "choices": "ab", "gold": 0})", "an array"},
       {"hellaswag", R"({"query": "q", "choices": ["a", "b"], "gold": 2})", "from 0 to 1"},
       {"hellaswag", R"({"query": "q", "choices": ["a", "b"], "gold": "1"})", "\"gold\""},
@@ -170,6 +170,16 @@ TEST(Task, RefusesFieldsThatContradictEachOther) {
     EXPECT_THAT(MessageOf(c.task, line),
                 AllOf(StartsWith("file.jsonl, line 1: "), HasSubstr(c.message)));
   }
+}
+
+TEST(Task, RefusesManyChoices) {
+  const auto line = [](int choices) {
+    std::string list = "\"a\"";
+    for (int i = 1; i < choices; ++i) list += ",\"a\"";
+    return R"({"query": "q", "gold": 0, "choices": [)" + list + "]}";
+  };
+  EXPECT_EQ(ParseTask(FindTask("hellaswag"), line(64), "f")[0].requests.size(), 64u);
+  EXPECT_THAT(MessageOf("hellaswag", line(65)), HasSubstr("an array of 2 to 64 strings"));
 }
 
 TEST(Task, KnowsItsNames) {

@@ -99,10 +99,11 @@ std::string_view TargetOf(std::string_view temporary) {
 // is ours.
 template <class Create>
 std::filesystem::path CreateTemporary(const std::filesystem::path& path, Create&& create) {
-  // A path that ends in a slash has no filename; one that is too long must stay a legal name.
+  // A path that ends in a slash has no filename, one that ends in dots none that could be given to
+  // another file; one that is too long must stay a legal name.
   const std::string name = path.filename().string().substr(0, 200);
-  if (name.empty()) {
-    throw Error(ErrorCode::kInvalidArgument, "\"" + path.string() + "\" names no file");
+  if (name.empty() || name == "." || name == "..") {
+    throw Error(ErrorCode::kInvalidArgument, "\"" + path.string() + "\" does not end in a name");
   }
   for (int count = 0;; ++count) {
     std::filesystem::path candidate =
@@ -209,13 +210,16 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
     if (::access(path_.c_str(), W_OK) != 0) Fail(path_, "write");
     return;
   }
+  if (exists && S_ISDIR(old.st_mode)) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: is a directory, expected a file", path_.string()));
+  }
   path_ = FollowLinks(path_);
   temporary_ = CreateTemporary(path_, [&](const std::filesystem::path& name) {
     descriptor_ =
         Retry([&] { return ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); });
     return descriptor_ >= 0;
   });
-  if (!exists || S_ISDIR(old.st_mode)) return;
+  if (!exists) return;
   constexpr mode_t kPermissions = 0777;
   struct stat made = {};
   // Filesystems without permissions give every file the same: then there is nothing to change.
@@ -262,6 +266,8 @@ void AtomicFile::Commit() {
   Sync(FolderOf(path_));
 }
 
+void CheckWritable(const std::filesystem::path& path) { const AtomicFile probe(path); }
+
 void WriteFileAtomically(const std::filesystem::path& path, std::string_view content) {
   AtomicFile file(path);
   file.Write(content);
@@ -270,8 +276,13 @@ void WriteFileAtomically(const std::filesystem::path& path, std::string_view con
 
 void WriteDirectoryAtomically(const std::filesystem::path& path,
                               const std::function<void(const std::filesystem::path&)>& fill) {
-  const std::filesystem::path target = WithoutTrailingSlash(path);
-  if (!std::filesystem::exists(std::filesystem::symlink_status(target))) {
+  const std::filesystem::path target = FollowLinks(WithoutTrailingSlash(path));
+  const std::filesystem::file_status status = std::filesystem::symlink_status(target);
+  if (std::filesystem::exists(status) && !std::filesystem::is_directory(status)) {
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: is no directory, expected one or nothing there", path.string()));
+  }
+  if (!std::filesystem::exists(status)) {
     const std::string name = target.filename().string();
     CleanUpAfterKilledWriters(FolderOf(target),
                               [&](std::string_view other) { return other == name; });

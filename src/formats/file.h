@@ -48,7 +48,8 @@ std::string ReadFile(const std::filesystem::path& path, size_t limit = size_t{1}
 // What is no regular file (a device, a pipe) is written to as it is, without any of the above.
 class AtomicFile {
  public:
-  // Creates the temporary file beside `path`. Throws kIo, kNotFound (no such folder) naming it.
+  // Creates the temporary file beside `path`. Throws kIo (no permission, a directory of that name),
+  // kNotFound (no such folder) naming it.
   explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
@@ -65,14 +66,19 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+// Throws what AtomicFile would, and leaves nothing: before work that takes long and writes its
+// result at its end.
+void CheckWritable(const std::filesystem::path& path);
+
 // AtomicFile for content at hand.
 void WriteFileAtomically(const std::filesystem::path& path, std::string_view content);
 
 // A directory that appears under its name, complete and synced, or not at all: fill(temporary)
 // writes the files, then the temporary directory is synced and renamed over `path` (an old
-// directory of that name is replaced in one step where the filesystem can exchange names). When
-// fill throws, nothing remains; when the process is killed, the temporary directory may, as above.
-// Throws kIo, kNotFound, and what fill throws.
+// directory of that name is replaced in one step where the filesystem can exchange names). A link
+// is followed. When fill throws, nothing remains; when the process is killed, the temporary
+// directory may, as above. Throws kIo (a file of that name, …) and kNotFound, before fill where it
+// can, and what fill throws.
 void WriteDirectoryAtomically(const std::filesystem::path& path,
                               const std::function<void(const std::filesystem::path&)>& fill);
 

@@ -87,6 +87,8 @@ TEST_F(FileTest, ErrorsNameThePathAndTheReason) {
   EXPECT_THAT(
       MessageOf(ErrorCode::kNotFound, [&] { WriteFileAtomically(Path("no") / "file", "x"); }),
       HasSubstr("cannot create: No such file or directory"));
+  EXPECT_EQ(MessageOf(ErrorCode::kIo, [&] { CheckWritable(directory_.path()); }),
+            directory_.path().string() + ": is a directory, expected a file");
   MessageOf(ErrorCode::kInvalidArgument, [&] { WriteFileAtomically("", "x"); });
   MessageOf(ErrorCode::kInvalidArgument, [&] { WriteFileAtomically(Path("d/"), "x"); });
 }
@@ -248,12 +250,26 @@ TEST_F(FileTest, WritesDirectoriesWhole) {
   EXPECT_EQ(NamesIn(directory_.path()), Names{"run"});
   WriteDirectoryAtomically(Path("run/"), [](const std::filesystem::path&) {});
   EXPECT_TRUE(NamesIn(Path("run")).empty());
-  // A file is not replaced by a directory.
+  // A file is not replaced by a directory, and is found before the work.
   WriteFileAtomically(Path("file"), "x");
-  MessageOf(ErrorCode::kIo,
-            [&] { WriteDirectoryAtomically(Path("file"), [](const std::filesystem::path&) {}); });
+  MessageOf(ErrorCode::kIo, [&] {
+    WriteDirectoryAtomically(Path("file"), [](const std::filesystem::path&) { FAIL(); });
+  });
   EXPECT_EQ(ReadFile(Path("file")), "x");
   EXPECT_EQ(NamesIn(directory_.path()), (Names{"file", "run"}));
+  for (const char* name : {"run/.", "run/..", "run/./"}) {
+    MessageOf(ErrorCode::kInvalidArgument, [&] {
+      WriteDirectoryAtomically(Path(name), [](const std::filesystem::path&) { FAIL(); });
+    });
+  }
+  // A link stays, and what it names is replaced.
+  std::filesystem::create_directory_symlink("run", Path("link"));
+  WriteDirectoryAtomically(Path("link"), [](const std::filesystem::path& folder) {
+    WriteFileAtomically(folder / "c", "4");
+  });
+  EXPECT_TRUE(std::filesystem::is_symlink(Path("link")));
+  EXPECT_EQ(NamesIn(Path("run")), Names{"c"});
+  EXPECT_EQ(NamesIn(directory_.path()), (Names{"file", "link", "run"}));
 }
 
 // Runs `writer` in a child that is killed at a random moment of its first two writes, many times,

@@ -265,7 +265,7 @@ GgufHeader::Entry ReadDescription(HeaderReader& header, std::string_view source)
   const auto rank = header.Value<uint32_t>();
   if (rank > static_cast<uint32_t>(kMaxRank)) {
     FailTensor(source, entry.name,
-               fmt::format("has {} dimensions, expected at most {}", rank, kMostDimensions));
+               fmt::format("has {} dimensions, expected at most {}", rank, kMaxRank));
   }
   std::vector<int64_t> dims(rank);
   for (uint32_t i = 0; i < rank; ++i) {

@@ -240,6 +240,11 @@ class PickleParser {
     if (arguments->items.size() != 1 || pairs->kind != Kind::kList) {
       Corrupt("makes an OrderedDict of what is no list of pairs");
     }
+    // One list can become many dicts.
+    copied_ += pairs->items.size();
+    if (copied_ > kMostValues) {
+      Refuse(fmt::format("the pickle makes OrderedDicts of more than {} pairs", kMostValues));
+    }
     for (const PickleValue* pair : pairs->items) {
       if ((pair->kind != Kind::kTuple && pair->kind != Kind::kList) || pair->items.size() != 2) {
         Corrupt("makes an OrderedDict of what is no list of pairs");
@@ -414,6 +419,7 @@ class PickleParser {
   std::vector<PickleValue*> stack_;
   std::vector<size_t> marks_;  // sizes of the stack when each was set
   std::unordered_map<uint64_t, PickleValue*> memo_;
+  size_t copied_ = 0;  // pairs of OrderedDicts
 };
 
 Pickle Pickle::Parse(std::span<const std::byte> bytes, std::span<const std::string_view> allowed,

@@ -100,11 +100,8 @@ std::string MixColors(std::string_view from, std::string_view to, double share) 
   return fmt::format("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2));
 }
 
-Svg::Svg(double width, double height, std::string_view background)
-    : width_(width), height_(height) {
-  if (background != "none") {
-    Rectangle(0.0, 0.0, width, height, {.fill = std::string(background)});
-  }
+Svg::Svg(double width, double height) : width_(width), height_(height) {
+  Rectangle(0.0, 0.0, width, height, {.fill = "#ffffff"});
 }
 
 void Svg::Rectangle(double x, double y, double width, double height, const SvgStyle& style) {
@@ -130,12 +127,6 @@ void Svg::Polyline(std::span<const SvgPoint> points, const SvgStyle& style) {
   Open("polyline");
   Points(points);
   Attribute("stroke-linejoin", "round");
-  Close(style);
-}
-
-void Svg::Polygon(std::span<const SvgPoint> points, const SvgStyle& style) {
-  Open("polygon");
-  Points(points);
   Close(style);
 }
 
@@ -200,7 +191,6 @@ void Svg::Close(const SvgStyle& style) {
   if (style.stroke != "none") {
     Attribute("stroke", style.stroke);
     Attribute("stroke-width", style.stroke_width);
-    if (!style.dash.empty()) Attribute("stroke-dasharray", style.dash);
   }
   if (style.opacity != 1.0) Attribute("opacity", style.opacity);
   if (style.tooltip.empty()) {

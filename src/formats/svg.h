@@ -19,7 +19,6 @@ struct SvgStyle {
   std::string stroke = "none";
   double stroke_width = 1.0;
   double opacity = 1.0;
-  std::string dash = {};       // lengths of strokes and gaps, e.g. "4 3"; empty: a solid line
   double corner_radius = 0.0;  // of rectangles
   std::string tooltip = {};    // what a viewer shows under the pointer
 };
@@ -37,20 +36,17 @@ struct SvgTextStyle {
 
 class Svg {
  public:
-  // An empty picture on a background; "none" lets the page shine through.
-  Svg(double width, double height, std::string_view background = "#ffffff");
+  // An empty picture on white.
+  Svg(double width, double height);
 
   void Rectangle(double x, double y, double width, double height, const SvgStyle& style);
   void Line(SvgPoint from, SvgPoint to, const SvgStyle& style);
   void Polyline(std::span<const SvgPoint> points, const SvgStyle& style);
-  void Polygon(std::span<const SvgPoint> points, const SvgStyle& style);
   void Circle(SvgPoint centre, double radius, const SvgStyle& style);
   // One line of words; `at` lies on the baseline. Bytes that are no UTF-8 and characters that XML
   // forbids are shown as U+FFFD.
   void Text(SvgPoint at, std::string_view words, const SvgTextStyle& style = {});
 
-  double width() const { return width_; }
-  double height() const { return height_; }
   // The whole document.
   std::string ToString() const;
 

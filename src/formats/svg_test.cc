@@ -15,15 +15,14 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 TEST(SvgTest, DrawsInOrderWithShortNumbers) {
-  Svg svg(200.0, 100.0, "none");
+  Svg svg(200.0, 100.0);
   svg.Rectangle(1.0, 2.5, 10.125, 20.0, {.fill = "#ff0000"});
-  svg.Line({0.0, -0.0001}, {200.0, 100.0},
-           {.stroke = "#000000", .stroke_width = 2.0, .dash = "4 3"});
+  svg.Line({0.0, -0.0001}, {200.0, 100.0}, {.stroke = "#000000", .stroke_width = 2.0});
   const std::string text = svg.ToString();
   EXPECT_THAT(
       text, HasSubstr("<rect x=\"1\" y=\"2.5\" width=\"10.12\" height=\"20\" fill=\"#ff0000\"/>"));
   EXPECT_THAT(text, HasSubstr("<line x1=\"0\" y1=\"0\" x2=\"200\" y2=\"100\" fill=\"none\" "
-                              "stroke=\"#000000\" stroke-width=\"2\" stroke-dasharray=\"4 3\"/>"));
+                              "stroke=\"#000000\" stroke-width=\"2\"/>"));
   EXPECT_LT(text.find("<rect"), text.find("<line"));
   EXPECT_THAT(text, HasSubstr("viewBox=\"0 0 200 100\""));
 }

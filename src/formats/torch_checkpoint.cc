@@ -69,6 +69,8 @@ constexpr std::string_view kLegacyMagic = "\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20
 // an endless one.
 constexpr int kMostLevels = 16;
 constexpr size_t kMostVisits = size_t{1} << 22;
+// And shared keys, names together larger than the memory.
+constexpr size_t kMostNameBytes = 1024;
 
 using Kind = PickleValue::Kind;
 
@@ -163,7 +165,13 @@ class CheckpointReader {
     if (++visits_ > kMostVisits || level > kMostLevels) {
       Refuse("is nested deeper, or holds more, than a checkpoint has reason to");
     }
-    const auto child = [&](const std::string& key) { return level == 0 ? key : name + "." + key; };
+    const auto child = [&](std::string_view key) {
+      if (name.size() + key.size() > kMostNameBytes) {
+        Refuse(fmt::format("has a name of more than {} bytes, {}", kMostNameBytes,
+                           JsonQuote(key, 80)));
+      }
+      return level == 0 ? std::string(key) : name + "." + std::string(key);
+    };
     switch (value.kind) {
       case Kind::kDict:
         for (size_t i = 0; i + 1 < value.items.size(); i += 2) {
@@ -172,9 +180,8 @@ class CheckpointReader {
             Refuse(fmt::format("the dict {} has a key that is neither text nor number",
                                JsonQuote(name, 200)));
           }
-          Walk(*value.items[i + 1],
-               child(key.kind == Kind::kText ? std::string(key.text) : std::to_string(key.integer)),
-               level + 1);
+          const std::string number = std::to_string(key.integer);
+          Walk(*value.items[i + 1], child(key.kind == Kind::kText ? key.text : number), level + 1);
         }
         return;
       case Kind::kList:

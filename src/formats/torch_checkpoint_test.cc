@@ -350,6 +350,18 @@ TEST(TorchCheckpointTest, RefusesEndlessPickles) {
   many.append((size_t{1} << 22) + 1, 'N');
   EXPECT_THAT(Refusal(FileOf(many + "e"), ErrorCode::kUnsupported),
               HasSubstr("has more than 4194304 objects"));
+  // A list that becomes one dict after the other, and a key that is in every name.
+  const std::string ordered =
+      Global("collections", "OrderedDict") + "q\1" + "0" + "K\1K\1\x86q\2" + "0";
+  std::string pairs = ordered + "]q\3(";
+  for (int i = 0; i < 50000; ++i) pairs += "h\2";
+  pairs += "e0](";
+  for (int i = 0; i < 100; ++i) pairs += "h\1h\3\x85R";
+  EXPECT_THAT(Refusal(FileOf(pairs + "e"), ErrorCode::kUnsupported),
+              HasSubstr("OrderedDicts of more than 4194304 pairs"));
+  EXPECT_THAT(Refusal(FileOf(Dict({{std::string(600, 'k'), Dict({{std::string(600, 'k'), "N"}})}})),
+                      ErrorCode::kUnsupported),
+              HasSubstr("a name of more than 1024 bytes"));
 }
 
 TEST(TorchCheckpointTest, NoDamageDoesHarm) {

@@ -29,11 +29,7 @@ const char* FinishReasonName(FinishReason reason) {
   return "unknown";
 }
 
-std::string Generated::FinalText() const {
-  Utf8Stream utf8;
-  std::string text = utf8.Push(session.unshown);
-  return text + utf8.Finish();
-}
+std::string Generated::FinalText() const { return ToUtf8(session.unshown); }
 
 struct Generator::Sequence {
   Sequence(int64_t number, Session&& session, const GenerationOptions& chosen)

@@ -558,6 +558,25 @@ std::vector<Refusal> Refusals() {
     t.pre_tokenizer =
         R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "ByteLevel"}]})";
   });
+  // What would fill the memory or the stack from a small file.
+  const auto many = [](const char* key, const char* step, int count) {
+    std::string steps = step;
+    for (int i = 1; i < count; ++i) steps += std::string(", ") + step;
+    return std::string(R"({"type": "Sequence", ")") + key + "\": [" + steps + "]}";
+  };
+  constexpr const char* kDouble =
+      R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+  add("a long row of pre-tokenizers", unsupported, "at most 64 steps",
+      [&](auto& t) { t.pre_tokenizer = many("pretokenizers", R"({"type": "Digits"})", 100000); });
+  add("a long row of normalizers", unsupported, "at most 64 steps",
+      [&](auto& t) { t.normalizer = many("normalizers", R"({"type": "NFC"})", 65); });
+  add("a decoder that doubles again and again", unsupported, "of the token \"a\"",
+      [&](auto& t) { t.decoder = many("decoders", kDouble, 40); });
+  add("a normalizer that doubles again and again", unsupported, "the normalizer makes more than",
+      [&](auto& t) {
+        t.normalizer = many("normalizers", kDouble, 40);
+        t.added_tokens = R"([{"id": 300, "content": "<a>", "normalized": true}])";
+      });
   add("decoder", unsupported, "\"WordPiece\"",
       [](auto& t) { t.decoder = R"({"type": "WordPiece"})"; });
   add("strip behind fuse", unsupported, "Fuse", [](auto& t) {

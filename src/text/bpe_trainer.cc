@@ -59,6 +59,17 @@ struct Candidate {
   }
 };
 
+// Bytes by their characters, of which the printable ones come first.
+std::vector<std::pair<std::string, unsigned char>> Alphabet() {
+  std::vector<std::pair<std::string, unsigned char>> alphabet;
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto b = static_cast<unsigned char>(byte);
+    alphabet.emplace_back(ByteLevelCharacter(b), b);
+  }
+  std::sort(alphabet.begin(), alphabet.end());
+  return alphabet;
+}
+
 class Learner {
  public:
   explicit Learner(std::vector<Word> words) : words_(std::move(words)) {
@@ -173,7 +184,31 @@ void BpeTrainer::Add(std::string_view text) {
   }
 }
 
+void CheckBpeTrainingOptions(const BpeTrainingOptions& options) {
+  const auto fail = [](const std::string& message) {
+    throw Error(ErrorCode::kInvalidArgument, message);
+  };
+  const std::vector<std::pair<std::string, unsigned char>> alphabet = Alphabet();
+  std::set<std::string> seen;
+  for (const std::string& token : options.special_tokens) {
+    const bool is_byte = std::any_of(alphabet.begin(), alphabet.end(),
+                                     [&](const auto& entry) { return entry.first == token; });
+    if (token.empty() || is_byte || ValidUtf8Length(token) != token.size()) {
+      fail(fmt::format("{} cannot be a special token", JsonQuote(token, 60)));
+    }
+    if (!seen.insert(token).second) {
+      fail(fmt::format("the special token {} is given twice", JsonQuote(token, 60)));
+    }
+  }
+  const auto least = static_cast<int64_t>(seen.size() + alphabet.size());
+  if (options.vocab_size < least || options.vocab_size > kMostTokens) {
+    fail(fmt::format("a vocabulary of {} tokens, expected {} (special tokens and bytes) to {}",
+                     options.vocab_size, least, kMostTokens));
+  }
+}
+
 Vocabulary BpeTrainer::Train(const BpeTrainingOptions& options) const {
+  CheckBpeTrainingOptions(options);
   Vocabulary vocabulary;
   vocabulary.model = "gpt2";
   vocabulary.pre = "gpt-neox";
@@ -183,39 +218,14 @@ Vocabulary BpeTrainer::Train(const BpeTrainingOptions& options) const {
     if (added) {
       vocabulary.tokens.push_back(text);
       vocabulary.types.push_back(type);
-    } else if (type == TokenType::kControl) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("the special token {} is given twice", JsonQuote(text, 60)));
     }
     return entry->second;
   };
-
-  // Bytes by their characters, of which the printable ones come first.
-  std::vector<std::pair<std::string, unsigned char>> alphabet;
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto b = static_cast<unsigned char>(byte);
-    alphabet.emplace_back(ByteLevelCharacter(b), b);
-  }
-  std::sort(alphabet.begin(), alphabet.end());
-  for (const std::string& token : options.special_tokens) {
-    const bool is_byte = std::any_of(alphabet.begin(), alphabet.end(),
-                                     [&](const auto& entry) { return entry.first == token; });
-    if (token.empty() || is_byte || ValidUtf8Length(token) != token.size()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{} cannot be a special token", JsonQuote(token, 60)));
-    }
-    add(token, TokenType::kControl);
-  }
+  for (const std::string& token : options.special_tokens) add(token, TokenType::kControl);
   if (!options.special_tokens.empty()) vocabulary.bos = vocabulary.eos = 0;
-  const auto least = static_cast<int64_t>(ids.size() + alphabet.size());
-  if (options.vocab_size < least || options.vocab_size > kMostTokens) {
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("a vocabulary of {} tokens, expected {} (special tokens and bytes) to {}",
-                    options.vocab_size, least, kMostTokens));
-  }
   std::vector<int32_t> byte_ids(256);
-  for (const auto& [text, byte] : alphabet) byte_ids[byte] = add(text, TokenType::kNormal);
+  for (const auto& [text, byte] : Alphabet()) byte_ids[byte] = add(text, TokenType::kNormal);
+  const auto least = static_cast<int64_t>(vocabulary.tokens.size());
 
   std::vector<Word> words;
   words.reserve(counts_.size());

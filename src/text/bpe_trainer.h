@@ -26,6 +26,10 @@ struct BpeTrainingOptions {
   const std::atomic<bool>* cancel = nullptr;
 };
 
+// Throws kInvalidArgument for a vocabulary without room for the bytes and for special tokens that
+// are empty, no UTF-8, twice there or a byte's character.
+void CheckBpeTrainingOptions(const BpeTrainingOptions& options);
+
 class BpeTrainer {
  public:
   // Counts the words of a text. Bytes that are no UTF-8 are passed over.
@@ -35,8 +39,7 @@ class BpeTrainer {
   // Learns merges of the words added: again and again the pair of tokens that is met most often,
   // the one with the smaller ids of equal ones, until the vocabulary has its size or no pair is
   // left. The same words give the same vocabulary. Tokens: special ones, the 256 bytes in the order
-  // of their characters, then one for each merge. Throws kInvalidArgument for a vocabulary without
-  // room for the bytes and for special tokens that are empty, twice there or a byte's character;
+  // of their characters, then one for each merge. Throws what CheckBpeTrainingOptions throws;
   // kCancelled.
   Vocabulary Train(const BpeTrainingOptions& options) const;
 

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "adder/core/error.h"
@@ -9,6 +10,13 @@
 
 namespace adder {
 namespace {
+
+// Each may have a compiled expression many times the size of what stands in the file.
+constexpr size_t kMostSteps = 64;
+
+// Bytes that a text may become. Honest steps make it a few times as long; others could fill the
+// memory from a short one. The merges of a word count its characters in 32 bits.
+size_t MostBytes(size_t given) { return std::min(size_t{1} << 31, 64 * given + 256); }
 
 size_t WhiteSpaceAtStart(std::string_view text) {
   size_t length = 0;
@@ -34,7 +42,11 @@ size_t WhiteSpaceAtEnd(std::string_view text) {
 
 Normalizer Normalizer::Parse(const JsonObject& file) {
   Normalizer normalizer;
+  normalizer.source_ = file.source();
   if (file.Has("normalizer")) normalizer.ParseStep(file.Object("normalizer"));
+  if (normalizer.steps_.size() > kMostSteps) {
+    file.Fail("normalizer", fmt::format("at most {} steps", kMostSteps), ErrorCode::kUnsupported);
+  }
   return normalizer;
 }
 
@@ -98,9 +110,10 @@ void Normalizer::ParseStep(const JsonObject& step) {
   }
 }
 
-bool Normalizer::Run(const Step& step, TextPiece* piece, std::string* out) {
+bool Normalizer::Run(const Step& step, TextPiece* piece, size_t most, std::string* out) {
   struct Visitor {
     TextPiece* piece;
+    size_t most;
     std::string* out;
 
     bool operator()(const NormalForm* form) const { return form->Append(piece->text, out); }
@@ -118,6 +131,7 @@ bool Normalizer::Run(const Step& step, TextPiece* piece, std::string* out) {
       bool changed = false;
       replace.pattern.ForEach(piece->text, [&](Pattern::Match match) {
         changed = true;
+        if (out->size() > most) return;
         out->append(piece->text.substr(copied, match.begin - copied)).append(replace.content);
         if (match.begin == 0 && match.end > 0 && replace.content.empty()) piece->origin = false;
         copied = match.end;
@@ -135,15 +149,21 @@ bool Normalizer::Run(const Step& step, TextPiece* piece, std::string* out) {
       return true;
     }
   };
-  return std::visit(Visitor{piece, out}, step);
+  return std::visit(Visitor{piece, most, out}, step);
 }
 
 TextPiece Normalizer::Apply(const TextPiece& given, std::string* buffer) const {
   TextPiece piece = given;
+  const size_t most = MostBytes(given.text.size());
   std::string next;
   for (const Step& step : steps_) {
     next.clear();
-    if (!Run(step, &piece, &next)) continue;
+    if (!Run(step, &piece, most, &next)) continue;
+    if (next.size() > most) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: the normalizer makes more than {} bytes of a text of {}",
+                              source_, most, given.text.size()));
+    }
     std::swap(*buffer, next);
     piece.text = *buffer;
   }

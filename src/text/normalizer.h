@@ -26,7 +26,8 @@ class Normalizer {
   enum class Style { kOther, kNone, kNfc, kMetaspace, kMetaspaceNoPrefix };
   Style style() const;
 
-  // The piece as it becomes. Its text is the given one or lies in `buffer`.
+  // The piece as it becomes. Its text is the given one or lies in `buffer`. Throws kUnsupported
+  // where it would become many times as long.
   TextPiece Apply(const TextPiece& piece, std::string* buffer) const;
 
   // Whether text may be cut before a space that stands between two ASCII characters other than
@@ -49,9 +50,11 @@ class Normalizer {
   using Step = std::variant<const NormalForm*, Lowercase, Prepend, Replace, Strip>;
 
   void ParseStep(const JsonObject& step);
-  // Appends what the step makes of the piece; false, with nothing appended: it stays as it is.
-  static bool Run(const Step& step, TextPiece* piece, std::string* out);
+  // Appends what the step makes of the piece; false, with nothing appended: it stays as it is. Of
+  // what becomes longer than `most` bytes a part longer than that.
+  static bool Run(const Step& step, TextPiece* piece, size_t most, std::string* out);
 
+  std::string source_;
   std::vector<Step> steps_;
   bool local_ = true;
 };

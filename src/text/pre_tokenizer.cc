@@ -2,6 +2,8 @@
 // text that a step makes lives only as long as its words are read.
 #include "adder/text/pre_tokenizer.h"
 
+#include <fmt/core.h>
+
 #include <array>
 #include <optional>
 #include <utility>
@@ -29,6 +31,9 @@ constexpr std::array<std::string_view, 2> kCuttingPatterns = {kLlama3Pattern, kQ
 // Expressions that match the same whatever is before and after such a place.
 constexpr std::array<std::string_view, 4> kLocalPatterns = {kThreeDigitsPattern, R"(\p{N}{1,3})",
                                                             R"(\d)", R"(\d{1,3})"};
+
+// Run() calls itself once for each.
+constexpr size_t kMostSteps = 64;
 
 template <size_t N>
 bool Contains(const std::array<std::string_view, N>& list, std::string_view text) {
@@ -216,6 +221,10 @@ void PreTokenizer::RunStep(const Step& step, const TextPiece& piece, const Emit&
 PreTokenizer PreTokenizer::Parse(const JsonObject& file) {
   PreTokenizer result;
   if (file.Has("pre_tokenizer")) result.ParseStep(file.Object("pre_tokenizer"));
+  if (result.steps_.size() > kMostSteps) {
+    file.Fail("pre_tokenizer", fmt::format("at most {} steps", kMostSteps),
+              ErrorCode::kUnsupported);
+  }
   int byte_levels = 0;
   for (const Step& step : result.steps_) byte_levels += std::holds_alternative<ByteLevel>(step);
   if (byte_levels > 1) {

@@ -1,5 +1,7 @@
 #include "adder/text/token_decoder.h"
 
+#include <fmt/core.h>
+
 #include <charconv>
 #include <limits>
 
@@ -9,14 +11,17 @@
 namespace adder {
 namespace {
 
-std::string ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content) {
+// Stops when the result has more than `most` bytes.
+std::string ReplaceAll(std::string_view text, std::string_view pattern, std::string_view content,
+                       size_t most = std::string::npos) {
   std::string result;
-  while (true) {
+  while (result.size() <= most) {
     const size_t found = text.find(pattern);
     if (found == std::string_view::npos) return result.append(text);
     result.append(text.substr(0, found)).append(content);
     text.remove_prefix(found + pattern.size());
   }
+  return result;
 }
 
 // The byte of a token "<0xHH>".
@@ -32,6 +37,7 @@ bool ParseByte(std::string_view token, char* byte) {
 
 TokenDecoder TokenDecoder::Parse(const JsonObject& file) {
   TokenDecoder decoder;
+  decoder.source_ = file.source();
   if (!file.Has("decoder")) return decoder;
   const JsonObject description = file.Object("decoder");
   const std::string& type = description.String("type");
@@ -109,10 +115,17 @@ std::string TokenDecoder::Bytes(std::string_view token) const {
     return ByteLevelDecode(token, &bytes) ? bytes : std::string(token);
   }
   std::string text(token);
+  // Honest steps make it hardly longer; others could fill the memory from a small file.
+  const size_t most = 64 * token.size() + 256;
   for (const Step& step : steps_) {
     char byte = 0;
     if (step.kind == Step::kReplace) {
-      text = ReplaceAll(text, step.pattern, step.content);
+      text = ReplaceAll(text, step.pattern, step.content, most);
+      if (text.size() > most) {
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("{}: the decoder makes more than {} bytes of the token {}", source_,
+                                most, JsonQuote(token, 60)));
+      }
     } else if (step.kind == Step::kByteFallback) {
       if (ParseByte(text, &byte)) text.assign(1, byte);
     } else {

@@ -16,7 +16,8 @@ class TokenDecoder {
   // what cannot be done token by token, kCorrupt.
   static TokenDecoder Parse(const JsonObject& file);
 
-  // What a token with this text (valid UTF-8) adds behind others.
+  // What a token with this text (valid UTF-8) adds behind others. Throws kUnsupported where that is
+  // many times as long.
   std::string Bytes(std::string_view token) const;
   // What it is as the first one: the space that encoding put before the text is gone.
   std::string FirstBytes(std::string_view token) const;
@@ -33,6 +34,7 @@ class TokenDecoder {
 
   void ParseStep(const JsonObject& step);
 
+  std::string source_;
   Kind kind_ = Kind::kSpaces;
   std::string metaspace_;
   bool drop_first_metaspace_ = false;

@@ -100,6 +100,9 @@ class Utf8Stream {
   std::string pending_;
 };
 
+// All bytes, as a stream that ends with them gives them.
+std::string ToUtf8(std::string_view bytes);
+
 // The text of tokens that come one by one.
 class TokenTextStream {
  public:

@@ -43,4 +43,10 @@ std::string Utf8Stream::Finish() {
   return std::exchange(pending_, {}).empty() ? std::string() : std::string(kReplacement);
 }
 
+std::string ToUtf8(std::string_view bytes) {
+  Utf8Stream stream;
+  const std::string text = stream.Push(bytes);
+  return text + stream.Finish();
+}
+
 }  // namespace adder

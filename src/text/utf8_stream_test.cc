@@ -91,7 +91,7 @@ std::string Stream(const std::vector<std::string_view>& pieces) {
 }
 
 TEST(Utf8StreamTest, ReplacesAsUnicodeRecommends) {
-  const auto decode = [](std::string_view bytes) { return Stream({bytes}); };
+  const auto decode = [](std::string_view bytes) { return ToUtf8(bytes); };
   const std::string bad = kBad;
   EXPECT_EQ(decode("aé€😀"), "aé€😀");
   EXPECT_EQ(decode("\xff"), bad);
