@@ -129,7 +129,7 @@ TEST(TrainConfigTest, MistakesAcrossKeys) {
   EXPECT_THAT(MessageOf("[train]\nsteps = 1\n"), HasSubstr("data.train is empty"));
   EXPECT_THAT(MessageOf("[train]\nsteps = 1\n[data]\ntrain = [\"a\", \"\"]\n"),
               HasSubstr("run.toml:4: data.train has an empty string"));
-  EXPECT_THAT(MessageOf(kLeast, {"data.valid="}),
+  EXPECT_THAT(MessageOf(std::string(kLeast), {"data.valid="}),
               HasSubstr("--set data.valid=: data.valid has an empty string"));
   EXPECT_THAT(MessageOf(std::string(kLeast) + "dtype = \"bf16\"\ntf32 = true\n"),
               HasSubstr("run.toml:6: train.tf32 is a way to multiply f32, but train.dtype is"));
