@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <numeric>
 
 #include "adder/core/error.h"
 
@@ -59,6 +61,16 @@ void ArgumentCheck::Apart(const Tensor& output, const char* output_name, const T
   if (Overlap(output, input)) Fail(fmt::format("{} lies on {}", output_name, input_name));
 }
 
+void ArgumentCheck::AllApart(std::initializer_list<Named> outputs,
+                             std::initializer_list<Named> inputs) const {
+  for (auto output = outputs.begin(); output != outputs.end(); ++output) {
+    for (const Named& input : inputs) Apart(output->tensor, output->name, input.tensor, input.name);
+    for (auto other = outputs.begin(); other != output; ++other) {
+      Apart(output->tensor, output->name, other->tensor, other->name);
+    }
+  }
+}
+
 void ArgumentCheck::ApartOrSame(const Tensor& output, const char* output_name, const Tensor& input,
                                 const char* input_name) const {
   if (Overlap(output, input) && !Same(output, input)) {
@@ -98,6 +110,22 @@ void ArgumentCheck::Rank(const Tensor& tensor, const char* name, int rank) const
   if (!tensor.defined()) Fail(fmt::format("{} is not given", name));
   if (tensor.rank() != rank) {
     Fail(fmt::format("{} is {}, expected {} dimensions", name, tensor.ToString(), rank));
+  }
+}
+
+void ArgumentCheck::AlignedRows(std::initializer_list<Named> tensors, int64_t row) const {
+  if (device_.type != DeviceType::kCuda) return;
+  const int64_t unit = std::gcd<int64_t>(16, 4 * row);
+  for (const auto& [tensor, name] : tensors) {
+    if (tensor && tensor.elements() > 0 && reinterpret_cast<uintptr_t>(tensor.raw()) % unit != 0) {
+      Fail(fmt::format("{} begins at no multiple of {} bytes", name, unit));
+    }
+  }
+}
+
+void ArgumentCheck::Epsilon(float eps) const {
+  if (!(eps >= 0) || !std::isfinite(eps)) {
+    Fail(fmt::format("eps is {}, expected a number ≥ 0", eps));
   }
 }
 

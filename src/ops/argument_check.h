@@ -36,11 +36,22 @@ class ArgumentCheck {
   // the distances differ, memory between the rows counts as theirs.
   void Apart(const Tensor& output, const char* output_name, const Tensor& input,
              const char* input_name) const;
+  struct Named {
+    const Tensor& tensor;
+    const char* name;
+  };
+  // Each output is apart from each input and from each other output.
+  void AllApart(std::initializer_list<Named> outputs, std::initializer_list<Named> inputs) const;
   // They are apart, or lie exactly on each other: each element on the one of the same index.
   void ApartOrSame(const Tensor& output, const char* output_name, const Tensor& input,
                    const char* input_name) const;
   // `tensor` is given and has this many dimensions: what must hold before its sizes are read.
   void Rank(const Tensor& tensor, const char* name, int rank) const;
+  // On a CUDA device, whose kernels read vectors: tensors of rows of `row` f32, given or not, begin
+  // at a multiple of 16 bytes, or of 8 or 4 where their rows' bytes are no more than that.
+  void AlignedRows(std::initializer_list<Named> tensors, int64_t row) const;
+  // A norm's eps is finite and not negative.
+  void Epsilon(float eps) const;
   // Throws kInvalidArgument "op: message" unless `holds`.
   void That(bool holds, std::string_view message) const {
     if (!holds) Fail(message);

@@ -111,6 +111,11 @@ AttentionShape CheckAttention(const AttentionInputs& inputs, const AttentionOutp
   const AttentionShape shape = CheckInputs(check, inputs, activations);
   check.Rows(outputs.y, "y", {inputs.q.dtype()}, inputs.q.shape());
   check.OptionalDense(outputs.log_sum_exp, "log_sum_exp", {statistics}, {shape.rows, shape.heads});
+  check.AllApart({{outputs.y, "y"}, {outputs.log_sum_exp, "log_sum_exp"}},
+                 {{inputs.q, "q"},
+                  {inputs.keys, "keys"},
+                  {inputs.values, "values"},
+                  {inputs.lengths, "lengths"}});
   return shape;
 }
 
@@ -124,6 +129,8 @@ AttentionShape CheckAttentionBackward(const AttentionInputs& inputs, const Tenso
   check.OptionalRows(gradients.dq, "dq", {inputs.q.dtype()}, inputs.q.shape());
   check.OptionalRows(gradients.dkeys, "dkeys", {inputs.keys.dtype()}, inputs.keys.shape());
   check.OptionalRows(gradients.dvalues, "dvalues", {inputs.keys.dtype()}, inputs.keys.shape());
+  check.AllApart({{gradients.dq, "dq"}, {gradients.dkeys, "dkeys"}, {gradients.dvalues, "dvalues"}},
+                 {{inputs.q, "q"}, {inputs.keys, "keys"}, {inputs.values, "values"}, {dy, "dy"}});
   return shape;
 }
 
@@ -141,6 +148,11 @@ void AttentionBackward(const AttentionInputs& inputs, const AttentionOutputs& ou
   const ArgumentCheck check(kBackwardOp, inputs.q.device());
   check.Rows(outputs.y, "y", {inputs.q.dtype()}, inputs.q.shape());
   check.Dense(outputs.log_sum_exp, "log_sum_exp", {DType::kF32}, {shape.rows, shape.heads});
+  for (const auto& [gradient, name] : std::initializer_list<ArgumentCheck::Named>{
+           {gradients.dq, "dq"}, {gradients.dkeys, "dkeys"}, {gradients.dvalues, "dvalues"}}) {
+    check.Apart(gradient, name, outputs.y, "y");
+    check.Apart(gradient, name, outputs.log_sum_exp, "log_sum_exp");
+  }
   if (inputs.q.device().type == DeviceType::kCuda) {
     return cuda::AttentionBackward(shape, inputs, outputs, dy, gradients);
   }

@@ -51,25 +51,29 @@ struct AttentionInputs {
   double scale = 1;      // 1 / √d_head for most models
 };
 
+// Neither may share memory with an input or the other.
 struct AttentionOutputs {
-  Tensor y;  // [rows, H · d_head], q's dtype; must not alias an input
+  Tensor y;  // [rows, H · d_head], q's dtype
   Tensor
       log_sum_exp;  // f32 [rows, H]: log Σ_j e^(scale·q·k), what the backward needs, or not given
 };
 
 // Those left undefined are not computed. All are overwritten, in their input's dtype; keys that
-// belong to no sequence get 0.
+// belong to no sequence get 0. None may share memory with what is read or with another.
 struct AttentionGradients {
   Tensor dq, dkeys, dvalues;
 };
 
-// Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator, and on a CUDA device for heads of more than 256 channels. The backward takes no
-// lengths. On a CUDA device the keys are those that the range has where a length is more than it
-// has room for, and y is NaN where a length is less than 0.
+// Throw kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported for a
+// device without this operator, and on a CUDA device for heads of more than 256 channels. The
+// backward takes no lengths. On a CUDA device the keys are those that the range has where a length
+// is more than it has room for, and y is NaN where a length is less than 0.
 //
 // There q and keys of one 16-bit dtype are multiplied on tensor cores: the probabilities, too, are
 // rounded to it before they meet the values. All else is f32 arithmetic.
+//
+// Rows are computed several at a time: a value of NaN or infinity, which one of them sees, may make
+// those before it NaN.
 void Attention(const AttentionInputs& inputs, const AttentionOutputs& outputs);
 // outputs: as the forward left them, log_sum_exp included. dy: [rows, H · d_head], q's dtype.
 void AttentionBackward(const AttentionInputs& inputs, const AttentionOutputs& outputs,

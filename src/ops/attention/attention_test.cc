@@ -401,6 +401,20 @@ TEST(Attention, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message([](In& in) { in.layout = SequenceLayout::Single(4); }),
               HasSubstr("the layout has 4 rows, q has 5"));
   EXPECT_THAT(message([](In& in) { in.scale = INFINITY; }), HasSubstr("scale is inf"));
+  EXPECT_THAT(ErrorOf([&] { Attention(good, {good.q, {}}); }), HasSubstr("y lies on q"));
+  EXPECT_THAT(ErrorOf([&] {
+                const Tensor y = zeros({5, 12});
+                Attention(good, {y, Tensor::Wrap(y.raw(), {5, 4}, DType::kF32)});
+              }),
+              HasSubstr("log_sum_exp lies on y"));
+  const AttentionOutputs outputs = {zeros({5, 12}), zeros({5, 4})};
+  const auto backward = [&](const AttentionGradients& gradients) {
+    return ErrorOf([&] { AttentionBackward(good, outputs, zeros({5, 12}), gradients); });
+  };
+  EXPECT_THAT(backward({good.q, {}, {}}), HasSubstr("dq lies on q"));
+  EXPECT_THAT(backward({outputs.y, {}, {}}), HasSubstr("dq lies on y"));
+  const Tensor both = zeros({9, 6});
+  EXPECT_THAT(backward({{}, both, both}), HasSubstr("dvalues lies on dkeys"));
   EXPECT_THAT(message([&](In& in) { in.values = zeros({8, 6}); }), HasSubstr("values is f32"));
   EXPECT_THAT(message([&](In& in) {
                 in.values = zeros({9, 6}, DType::kF16);

@@ -45,7 +45,10 @@ void CheckCausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutpu
   CheckInputs(check, inputs, activations, parameters);
   check.Rows(outputs.y, "y", {inputs.x.dtype()}, inputs.x.shape());
   check.OptionalRows(outputs.final_window, "final_window", {parameters}, WindowShape(inputs));
-  check.Apart(outputs.y, "y", inputs.x, "x");
+  check.AllApart({{outputs.y, "y"}, {outputs.final_window, "final_window"}},
+                 {{inputs.x, "x"}, {inputs.weight, "weight"}, {inputs.bias, "bias"}});
+  check.Apart(outputs.y, "y", inputs.initial_window, "initial_window");
+  check.ApartOrSame(outputs.final_window, "final_window", inputs.initial_window, "initial_window");
 }
 
 void CheckCausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,
@@ -60,8 +63,16 @@ void CheckCausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& d
   check.OptionalDense(gradients.dweight, "dweight", {parameters}, inputs.weight.shape());
   check.OptionalDense(gradients.dbias, "dbias", {parameters}, {inputs.x.dim(1)});
   check.OptionalRows(gradients.d_initial_window, "d_initial_window", {parameters}, window);
-  check.Apart(gradients.dx, "dx", inputs.x, "x");
-  check.Apart(gradients.dx, "dx", dy, "dy");
+  check.AllApart({{gradients.dx, "dx"},
+                  {gradients.dweight, "dweight"},
+                  {gradients.dbias, "dbias"},
+                  {gradients.d_initial_window, "d_initial_window"}},
+                 {{inputs.x, "x"},
+                  {inputs.weight, "weight"},
+                  {inputs.bias, "bias"},
+                  {inputs.initial_window, "initial_window"},
+                  {dy, "dy"},
+                  {d_final_window, "d_final_window"}});
 }
 
 void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& outputs) {

@@ -28,18 +28,20 @@ struct CausalConv1dInputs {
 };
 
 struct CausalConv1dOutputs {
-  Tensor y;             // [rows, D], x's dtype; must not share memory with x
+  // Neither may share memory with an input or the other, but for the windows.
+  Tensor y;             // [rows, D], x's dtype
   Tensor final_window;  // [sequences, width-1, D], or not given; may be the initial window
 };
 
-// Those left undefined are not computed. dweight and dbias are added to, the others overwritten. dx
-// must not share memory with x or dy, whose later rows are still needed.
+// Those left undefined are not computed. dweight and dbias are added to, the others overwritten.
+// None may share memory with what is read (dx not with x and dy, whose later rows are still needed)
+// or with another.
 struct CausalConv1dGradients {
   Tensor dx, dweight, dbias, d_initial_window;
 };
 
-// Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator.
+// Throw kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported for a
+// device without this operator.
 void CausalConv1d(const CausalConv1dInputs& inputs, const CausalConv1dOutputs& outputs);
 // dy: [rows, D], x's dtype. d_final_window: f32 [sequences, width-1, D], or not given: 0.
 void CausalConv1dBackward(const CausalConv1dInputs& inputs, const Tensor& dy,

@@ -439,6 +439,16 @@ TEST(CausalConv1d, RefusesWhatDoesNotFit) {
               }),
               HasSubstr("initial_window is f32 [1, 3, 6], expected f32 [2, 3, 6]"));
   EXPECT_THAT(message([&](In&, Out& out) { out.y = Tensor(); }), HasSubstr("y is not given"));
+  const Tensor windows = zeros({3, 3, 6});
+  EXPECT_THAT(message([&](In& in, Out& out) {
+                in.initial_window = windows.Rows(0, 2);
+                out.final_window = windows.Rows(1, 2);
+              }),
+              HasSubstr("final_window lies on initial_window, but not element on element"));
+  EXPECT_THAT(message([&](In&, Out& out) {
+                out.final_window = Tensor::Wrap(out.y.raw(), {2, 3, 6}, DType::kF32);
+              }),
+              HasSubstr("final_window lies on y"));
   EXPECT_THAT(message([&](In&, Out& out) {
                 out.y = zeros({5, 6}, DType::kBF16);
               }),

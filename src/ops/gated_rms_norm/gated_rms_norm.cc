@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "adder/ops/argument_check.h"
 #include "adder/ops/gated_rms_norm/gated_rms_norm_backends.h"
@@ -22,9 +21,7 @@ int64_t CheckInputs(const ArgumentCheck& check, const GatedRmsNormInputs& inputs
   check.Rows(inputs.x, "x", activations, shape);
   check.Rows(inputs.z, "z", {inputs.x.dtype()}, shape);
   check.Dense(inputs.weight, "weight", {statistics}, {shape[1]});
-  if (!(inputs.eps >= 0) || !std::isfinite(inputs.eps)) {
-    check.Fail(fmt::format("eps is {}, expected a number ≥ 0", inputs.eps));
-  }
+  check.Epsilon(inputs.eps);
   const int64_t group_size = inputs.group_size == 0 ? shape[1] : inputs.group_size;
   if (group_size < 0 || (group_size == 0 && shape[1] > 0) ||
       (group_size > 0 && shape[1] % group_size != 0)) {

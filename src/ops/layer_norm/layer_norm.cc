@@ -1,10 +1,6 @@
 // layer_norm: argument checks, and the choice of the backend by the device.
 #include "adder/ops/layer_norm/layer_norm.h"
 
-#include <fmt/format.h>
-
-#include <cmath>
-
 #include "adder/ops/argument_check.h"
 #include "adder/ops/layer_norm/layer_norm_backends.h"
 
@@ -13,12 +9,6 @@ namespace {
 
 constexpr const char* kOp = "layer_norm";
 constexpr const char* kBackwardOp = "layer_norm backward";
-
-void CheckEps(const ArgumentCheck& check, float eps) {
-  if (!(eps >= 0) || !std::isfinite(eps)) {
-    check.Fail(fmt::format("eps is {}, expected a number ≥ 0", eps));
-  }
-}
 
 }  // namespace
 
@@ -31,11 +21,18 @@ void CheckLayerNorm(const LayerNormInputs& inputs, const LayerNormOutputs& outpu
   check.OptionalRows(inputs.residual, "residual", {statistics}, shape);
   check.Dense(inputs.weight, "weight", {statistics}, {shape[1]});
   check.OptionalDense(inputs.bias, "bias", {statistics}, {shape[1]});
-  CheckEps(check, inputs.eps);
+  check.Epsilon(inputs.eps);
   check.Rows(outputs.y, "y", activations, shape);
   check.OptionalRows(outputs.residual_out, "residual_out", {statistics}, shape);
   check.ApartOrSame(outputs.y, "y", inputs.x, "x");
   check.ApartOrSame(outputs.residual_out, "residual_out", inputs.residual, "residual");
+  check.Apart(outputs.y, "y", inputs.residual, "residual");
+  check.Apart(outputs.y, "y", inputs.weight, "weight");
+  check.Apart(outputs.y, "y", inputs.bias, "bias");
+  check.Apart(outputs.residual_out, "residual_out", inputs.x, "x");
+  check.Apart(outputs.residual_out, "residual_out", inputs.weight, "weight");
+  check.Apart(outputs.residual_out, "residual_out", inputs.bias, "bias");
+  check.Apart(outputs.residual_out, "residual_out", outputs.y, "y");
 }
 
 void CheckLayerNormBackward(const Tensor& r, const Tensor& weight, float eps, const Tensor& dy,
@@ -46,7 +43,7 @@ void CheckLayerNormBackward(const Tensor& r, const Tensor& weight, float eps, co
   const Shape& shape = r.shape();
   check.Rows(r, "r", {statistics}, shape);
   check.Dense(weight, "weight", {statistics}, {shape[1]});
-  CheckEps(check, eps);
+  check.Epsilon(eps);
   check.Rows(dy, "dy", activations, shape);
   check.OptionalRows(d_residual_out, "d_residual_out", {statistics}, shape);
   check.OptionalRows(gradients.dr, "dr", {statistics}, shape);
@@ -54,6 +51,17 @@ void CheckLayerNormBackward(const Tensor& r, const Tensor& weight, float eps, co
   check.OptionalDense(gradients.dweight, "dweight", {statistics}, {shape[1]});
   check.OptionalDense(gradients.dbias, "dbias", {statistics}, {shape[1]});
   check.ApartOrSame(gradients.dr, "dr", d_residual_out, "d_residual_out");
+  check.Apart(gradients.dx, "dx", d_residual_out, "d_residual_out");
+  check.Apart(gradients.dx, "dx", gradients.dr, "dr");
+  const auto apart_from_what_is_read = [&](const Tensor& gradient, const char* name) {
+    check.Apart(gradient, name, r, "r");
+    check.Apart(gradient, name, weight, "weight");
+    check.Apart(gradient, name, dy, "dy");
+  };
+  apart_from_what_is_read(gradients.dr, "dr");
+  apart_from_what_is_read(gradients.dx, "dx");
+  apart_from_what_is_read(gradients.dweight, "dweight");
+  apart_from_what_is_read(gradients.dbias, "dbias");
 }
 
 void LayerNorm(const LayerNormInputs& inputs, const LayerNormOutputs& outputs) {

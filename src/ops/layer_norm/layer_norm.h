@@ -26,11 +26,11 @@ struct LayerNormOutputs {
 
 // Those left undefined are not computed. dweight and dbias are added to.
 struct LayerNormGradients {
-  Tensor dr;       // [rows, D] f32: the gradient of r, which is that of x and of residual. It may
-                   // alias d_residual_out.
-  Tensor dx;       // [rows, D], x's dtype: dr once more, converted
-  Tensor dweight;  // [D] f32
-  Tensor dbias;    // [D] f32
+  Tensor dr = {};       // [rows, D] f32: the gradient of r, which is that of x and of residual. It
+                        // may alias d_residual_out.
+  Tensor dx = {};       // [rows, D], x's dtype: dr once more, converted
+  Tensor dweight = {};  // [D] f32
+  Tensor dbias = {};    // [D] f32
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this

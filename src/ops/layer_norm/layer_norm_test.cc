@@ -337,6 +337,28 @@ TEST(LayerNorm, RefusesWhatDoesNotFit) {
                                   {{}, {}, {}, Zeros({6}, DType::kF16)});
               }),
               HasSubstr("dbias is f16"));
+
+  EXPECT_THAT(message([&](In& in, Out& out) { out.y = in.residual; }),
+              HasSubstr("y lies on residual"));
+  EXPECT_THAT(message([&](In& in, Out& out) { out.residual_out = in.x; }),
+              HasSubstr("residual_out lies on x"));
+  EXPECT_THAT(message([&](In&, Out& out) { out.residual_out = out.y; }),
+              HasSubstr("residual_out lies on y"));
+  const Tensor r = Zeros({4, 6});
+  const Tensor weight = Zeros({6});
+  const Tensor dy = Zeros({4, 6});
+  const Tensor through = Zeros({4, 6});
+  const auto backward = [&](const LayerNormGradients& gradients) {
+    return ErrorOf([&] { LayerNormBackward(r, weight, 1e-5f, dy, through, gradients); });
+  };
+  EXPECT_THAT(backward({.dr = r}), HasSubstr("dr lies on r"));
+  EXPECT_THAT(backward({.dr = dy}), HasSubstr("dr lies on dy"));
+  EXPECT_THAT(backward({.dx = dy}), HasSubstr("dx lies on dy"));
+  EXPECT_THAT(backward({.dx = through}), HasSubstr("dx lies on d_residual_out"));
+  EXPECT_THAT(backward({.dr = through, .dx = through}), HasSubstr("dx lies on d"));
+  EXPECT_THAT(backward({.dweight = weight}), HasSubstr("dweight lies on weight"));
+  EXPECT_THAT(backward({.dbias = weight}), HasSubstr("dbias lies on weight"));
+  LayerNormBackward(r, weight, 1e-5f, dy, through, {.dr = through});  // over it
 }
 
 }  // namespace

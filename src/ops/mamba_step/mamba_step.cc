@@ -1,9 +1,10 @@
 // mamba_step: argument checks, and the choice between few kernels and the block's operators.
 #include "adder/ops/mamba_step/mamba_step.h"
 
-#include <utility>
+#include <fmt/format.h>
 
 #include "adder/ops/argument_check.h"
+#include "adder/ops/causal_conv1d/causal_conv1d_backends.h"
 #include "adder/ops/mamba_step/mamba_step_backends.h"
 
 namespace adder {
@@ -23,6 +24,12 @@ void CheckMambaStep(const MambaStepInputs& inputs, const MambaStepWeights& weigh
   const int64_t d_conv = weights.conv.dim(1);
   const int64_t dt_rank = weights.dt_proj.dim(1);
 
+  if (d_conv < kMinConvWidth || d_conv > kMaxConvWidth) {
+    check.Fail(
+        fmt::format("d_conv is {}, expected {} to {}", d_conv, kMinConvWidth, kMaxConvWidth));
+  }
+  check.Epsilon(weights.norm_eps);
+  if (weights.selection_eps) check.Epsilon(*weights.selection_eps);
   check.Rows(inputs.x, "x", activations, inputs.x.shape());
   check.OptionalRows(inputs.residual, "residual", {sums}, inputs.x.shape());
   check.Dense(weights.norm, "norm", {sums}, {d_model});
@@ -42,16 +49,26 @@ void CheckMambaStep(const MambaStepInputs& inputs, const MambaStepWeights& weigh
   check.Rows(outputs.y, "y", activations, inputs.x.shape());
   check.Rows(outputs.residual_out, "residual_out", {sums}, inputs.x.shape());
 
-  const std::pair<const Tensor&, const char*> written[] = {{outputs.y, "y"},
-                                                           {outputs.residual_out, "residual_out"},
-                                                           {memory.window, "window"},
-                                                           {memory.h, "h"}};
-  for (size_t i = 0; i < std::size(written); ++i) {
-    const auto& [output, name] = written[i];
-    check.Apart(output, name, inputs.x, "x");
-    check.Apart(output, name, inputs.residual, "residual");
-    for (size_t j = 0; j < i; ++j) check.Apart(output, name, written[j].first, written[j].second);
-  }
+  check.AlignedRows({{weights.norm, "norm"}}, d_model);
+  check.AlignedRows({{weights.A, "A"}, {memory.h, "h"}}, d_state);
+  check.AllApart({{outputs.y, "y"},
+                  {outputs.residual_out, "residual_out"},
+                  {memory.window, "window"},
+                  {memory.h, "h"}},
+                 {{inputs.x, "x"},
+                  {inputs.residual, "residual"},
+                  {weights.norm, "norm"},
+                  {weights.in_proj, "in_proj"},
+                  {weights.in_proj_bias, "in_proj_bias"},
+                  {weights.conv, "conv"},
+                  {weights.conv_bias, "conv_bias"},
+                  {weights.x_proj, "x_proj"},
+                  {weights.dt_proj, "dt_proj"},
+                  {weights.dt_bias, "dt_bias"},
+                  {weights.A, "A"},
+                  {weights.D, "D"},
+                  {weights.out_proj, "out_proj"},
+                  {weights.out_proj_bias, "out_proj_bias"}});
 }
 
 void MambaStep(const MambaStepInputs& inputs, const MambaStepWeights& weights,

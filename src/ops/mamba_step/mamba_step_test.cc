@@ -130,6 +130,19 @@ TEST(MambaStepTest, RefusesWhatDoesNotFit) {
   EXPECT_THAT(error([](auto& o) { o.outputs.residual_out = o.inputs.residual; }),
               HasSubstr("residual_out lies on residual"));
   EXPECT_THAT(error([](auto& o) { o.outputs.y = o.inputs.x; }), HasSubstr("y lies on x"));
+  EXPECT_THAT(error([](auto& o) {
+                o.outputs.residual_out = Tensor::Wrap(o.memory.h.raw(), {2, 64}, DType::kF32);
+              }),
+              HasSubstr("h lies on residual_out"));
+  EXPECT_THAT(error([](auto& o) { o.outputs.residual_out = o.weights.in_proj.Rows(0, 2); }),
+              HasSubstr("residual_out lies on in_proj"));
+  EXPECT_THAT(error([](auto& o) { o.weights.norm_eps = -1; }), HasSubstr("mamba_step: eps is -1"));
+  // Found before anything is written.
+  EXPECT_THAT(error([](auto& o) {
+                o.weights.conv = Tensor::Zeros({128, 9}, DType::kF32);
+                o.memory.window = Tensor::Zeros({2, 8, 128}, DType::kF32);
+              }),
+              HasSubstr("mamba_step: d_conv is 9, expected 2 to 8"));
 }
 
 }  // namespace

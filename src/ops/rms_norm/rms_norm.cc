@@ -1,10 +1,6 @@
 // rms_norm: argument checks, and the choice of the backend by the device.
 #include "adder/ops/rms_norm/rms_norm.h"
 
-#include <fmt/format.h>
-
-#include <cmath>
-
 #include "adder/ops/argument_check.h"
 #include "adder/ops/rms_norm/rms_norm_backends.h"
 
@@ -13,12 +9,6 @@ namespace {
 
 constexpr const char* kOp = "rms_norm";
 constexpr const char* kBackwardOp = "rms_norm backward";
-
-void CheckEps(const ArgumentCheck& check, float eps) {
-  if (!(eps >= 0) || !std::isfinite(eps)) {
-    check.Fail(fmt::format("eps is {}, expected a number ≥ 0", eps));
-  }
-}
 
 }  // namespace
 
@@ -30,11 +20,16 @@ void CheckRmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs,
   check.Rows(inputs.x, "x", activations, shape);
   check.OptionalRows(inputs.residual, "residual", {statistics}, shape);
   check.OptionalDense(inputs.weight, "weight", {statistics}, {shape[1]});
-  CheckEps(check, inputs.eps);
+  check.Epsilon(inputs.eps);
   check.Rows(outputs.y, "y", activations, shape);
   check.OptionalRows(outputs.residual_out, "residual_out", {statistics}, shape);
   check.ApartOrSame(outputs.y, "y", inputs.x, "x");
   check.ApartOrSame(outputs.residual_out, "residual_out", inputs.residual, "residual");
+  check.Apart(outputs.y, "y", inputs.residual, "residual");
+  check.Apart(outputs.y, "y", inputs.weight, "weight");
+  check.Apart(outputs.residual_out, "residual_out", inputs.x, "x");
+  check.Apart(outputs.residual_out, "residual_out", inputs.weight, "weight");
+  check.Apart(outputs.residual_out, "residual_out", outputs.y, "y");
 }
 
 void CheckRmsNormBackward(const Tensor& r, const Tensor& weight, float eps, const Tensor& dy,
@@ -45,13 +40,23 @@ void CheckRmsNormBackward(const Tensor& r, const Tensor& weight, float eps, cons
   const Shape& shape = r.shape();
   check.Rows(r, "r", {statistics}, shape);
   check.OptionalDense(weight, "weight", {statistics}, {shape[1]});
-  CheckEps(check, eps);
+  check.Epsilon(eps);
   check.Rows(dy, "dy", activations, shape);
   check.OptionalRows(d_residual_out, "d_residual_out", {statistics}, shape);
   check.OptionalRows(gradients.dr, "dr", {statistics}, shape);
   check.OptionalRows(gradients.dx, "dx", activations, shape);
   check.OptionalDense(gradients.dweight, "dweight", {statistics}, {shape[1]});
   check.ApartOrSame(gradients.dr, "dr", d_residual_out, "d_residual_out");
+  check.Apart(gradients.dx, "dx", d_residual_out, "d_residual_out");
+  check.Apart(gradients.dx, "dx", gradients.dr, "dr");
+  const auto apart_from_what_is_read = [&](const Tensor& gradient, const char* name) {
+    check.Apart(gradient, name, r, "r");
+    check.Apart(gradient, name, weight, "weight");
+    check.Apart(gradient, name, dy, "dy");
+  };
+  apart_from_what_is_read(gradients.dr, "dr");
+  apart_from_what_is_read(gradients.dx, "dx");
+  apart_from_what_is_read(gradients.dweight, "dweight");
 }
 
 void RmsNorm(const RmsNormInputs& inputs, const RmsNormOutputs& outputs) {

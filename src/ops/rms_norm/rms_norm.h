@@ -23,10 +23,10 @@ struct RmsNormOutputs {
 
 // Those left undefined are not computed. dweight is added to.
 struct RmsNormGradients {
-  Tensor dr;       // [rows, D] f32: the gradient of r, which is that of x and of residual. It may
-                   // alias d_residual_out.
-  Tensor dx;       // [rows, D], x's dtype: dr once more, converted
-  Tensor dweight;  // [D] f32
+  Tensor dr = {};       // [rows, D] f32: the gradient of r, which is that of x and of residual. It
+                        // may alias d_residual_out.
+  Tensor dx = {};       // [rows, D], x's dtype: dr once more, converted
+  Tensor dweight = {};  // [D] f32
 };
 
 // Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this

@@ -437,6 +437,27 @@ TEST(RmsNorm, RefusesWhatDoesNotFit) {
         RmsNormBackward(zeros({4, 6}, DType::kBF16), zeros({6}), 1e-5f, zeros({4, 6}), {}, {});
       }),
       HasSubstr("r is bf16"));
+
+  EXPECT_THAT(message([&](In& in, Out& out) { out.y = in.residual; }),
+              HasSubstr("y lies on residual"));
+  EXPECT_THAT(message([&](In& in, Out& out) { out.residual_out = in.x; }),
+              HasSubstr("residual_out lies on x"));
+  EXPECT_THAT(message([&](In&, Out& out) { out.residual_out = out.y; }),
+              HasSubstr("residual_out lies on y"));
+  const Tensor r = zeros({4, 6});
+  const Tensor weight = zeros({6});
+  const Tensor dy = zeros({4, 6});
+  const Tensor through = zeros({4, 6});
+  const auto backward = [&](const RmsNormGradients& gradients) {
+    return ErrorOf([&] { RmsNormBackward(r, weight, 1e-5f, dy, through, gradients); });
+  };
+  EXPECT_THAT(backward({.dr = r}), HasSubstr("dr lies on r"));
+  EXPECT_THAT(backward({.dr = dy}), HasSubstr("dr lies on dy"));
+  EXPECT_THAT(backward({.dx = dy}), HasSubstr("dx lies on dy"));
+  EXPECT_THAT(backward({.dx = through}), HasSubstr("dx lies on d_residual_out"));
+  EXPECT_THAT(backward({.dr = through, .dx = through}), HasSubstr("dx lies on d"));
+  EXPECT_THAT(backward({.dweight = weight}), HasSubstr("dweight lies on weight"));
+  RmsNormBackward(r, weight, 1e-5f, dy, through, {.dr = through});  // over it
 }
 
 }  // namespace

@@ -52,6 +52,7 @@ SelectiveScanShape CheckInputs(const ArgumentCheck& check, const SelectiveScanIn
   check.OptionalDense(inputs.dt_bias, "dt_bias", {parameters}, {shape.channels});
   check.OptionalDense(inputs.interval, "interval", {parameters}, {shape.rows});
   check.OptionalDense(inputs.h0, "h0", {parameters}, shape.StateShape(shape.sequences));
+  check.AlignedRows({{inputs.A, "A"}, {inputs.h0, "h0"}}, shape.components());
   return shape;
 }
 
@@ -66,14 +67,21 @@ SelectiveScanShape CheckSelectiveScan(const SelectiveScanInputs& inputs,
   check.OptionalDense(outputs.hT, "hT", {parameters}, shape.StateShape(shape.sequences));
   check.OptionalDense(outputs.chunk_states, "chunk_states", {parameters},
                       shape.StateShape(ScanChunks(inputs.layout)));
-  const std::pair<const Tensor&, const char*> read[] = {
-      {inputs.x, "x"}, {inputs.dt, "dt"}, {inputs.z, "z"}, {inputs.B, "B"}, {inputs.C, "C"}};
-  for (const auto& [input, name] : read) {
-    check.Apart(outputs.y, "y", input, name);
-  }
-  check.ApartOrSame(outputs.hT, "hT", inputs.h0, "h0");
+  check.AlignedRows({{outputs.hT, "hT"}, {outputs.chunk_states, "chunk_states"}},
+                    shape.components());
+  check.AllApart({{outputs.y, "y"}, {outputs.hT, "hT"}, {outputs.chunk_states, "chunk_states"}},
+                 {{inputs.x, "x"},
+                  {inputs.dt, "dt"},
+                  {inputs.A, "A"},
+                  {inputs.B, "B"},
+                  {inputs.C, "C"},
+                  {inputs.D, "D"},
+                  {inputs.dt_bias, "dt_bias"},
+                  {inputs.z, "z"},
+                  {inputs.interval, "interval"}});
+  check.Apart(outputs.y, "y", inputs.h0, "h0");
   check.Apart(outputs.chunk_states, "chunk_states", inputs.h0, "h0");
-  check.Apart(outputs.chunk_states, "chunk_states", outputs.hT, "hT");
+  check.ApartOrSame(outputs.hT, "hT", inputs.h0, "h0");
   return shape;
 }
 
@@ -100,29 +108,43 @@ SelectiveScanShape CheckSelectiveScanBackward(const SelectiveScanInputs& inputs,
   check.OptionalDense(gradients.d_interval, "d_interval", {parameters}, {shape.rows});
   check.OptionalDense(gradients.dh0, "dh0", {parameters}, states);
   check.That(!gradients.dz || inputs.z.defined(), "dz is asked for, but z is not given");
-  const std::pair<const Tensor&, const char*> in_place[] = {
-      {gradients.dx, "dx"}, {gradients.ddt, "ddt"}, {gradients.dz, "dz"}};
-  const std::pair<const Tensor&, const char*> sums[] = {{gradients.dB, "dB"}, {gradients.dC, "dC"}};
-  const std::pair<const Tensor&, const char*> rows[] = {
+  check.AlignedRows({{dhT, "dhT"}, {gradients.dA, "dA"}, {gradients.dh0, "dh0"}},
+                    shape.components());
+  const ArgumentCheck::Named rows[] = {
       {inputs.x, "x"}, {inputs.dt, "dt"}, {inputs.z, "z"}, {dy, "dy"}};
-  const std::pair<const Tensor&, const char*> projections[] = {{inputs.B, "B"}, {inputs.C, "C"}};
-  for (const auto& [gradient, name] : in_place) {
+  for (const auto& [gradient, name] : std::initializer_list<ArgumentCheck::Named>{
+           {gradients.dx, "dx"}, {gradients.ddt, "ddt"}, {gradients.dz, "dz"}}) {
     for (const auto& [input, input_name] : rows) {
       check.ApartOrSame(gradient, name, input, input_name);
     }
-    for (const auto& [input, input_name] : projections) {
-      check.Apart(gradient, name, input, input_name);
-    }
-    for (const auto& [sum, sum_name] : sums) check.Apart(gradient, name, sum, sum_name);
   }
-  for (const auto& [sum, name] : sums) {
-    for (const auto& [input, input_name] : rows) check.Apart(sum, name, input, input_name);
-    for (const auto& [input, input_name] : projections) check.Apart(sum, name, input, input_name);
+  const std::initializer_list<ArgumentCheck::Named> others = {{gradients.dB, "dB"},
+                                                              {gradients.dC, "dC"},
+                                                              {gradients.dA, "dA"},
+                                                              {gradients.dD, "dD"},
+                                                              {gradients.d_dt_bias, "d_dt_bias"},
+                                                              {gradients.d_interval, "d_interval"},
+                                                              {gradients.dh0, "dh0"}};
+  for (const auto& [gradient, name] : others) {
+    for (const auto& [input, input_name] : rows) check.Apart(gradient, name, input, input_name);
   }
-  check.Apart(gradients.dx, "dx", gradients.ddt, "ddt");
-  check.Apart(gradients.dx, "dx", gradients.dz, "dz");
-  check.Apart(gradients.ddt, "ddt", gradients.dz, "dz");
-  check.Apart(gradients.dB, "dB", gradients.dC, "dC");
+  check.AllApart({{gradients.dx, "dx"},
+                  {gradients.ddt, "ddt"},
+                  {gradients.dz, "dz"},
+                  {gradients.dB, "dB"},
+                  {gradients.dC, "dC"},
+                  {gradients.dA, "dA"},
+                  {gradients.dD, "dD"},
+                  {gradients.d_dt_bias, "d_dt_bias"},
+                  {gradients.d_interval, "d_interval"},
+                  {gradients.dh0, "dh0"}},
+                 {{inputs.B, "B"},
+                  {inputs.C, "C"},
+                  {inputs.A, "A"},
+                  {inputs.D, "D"},
+                  {inputs.dt_bias, "dt_bias"},
+                  {inputs.interval, "interval"},
+                  {inputs.h0, "h0"}});
   check.ApartOrSame(gradients.dh0, "dh0", dhT, "dhT");
   return shape;
 }
@@ -148,9 +170,10 @@ void SelectiveScanBackward(const SelectiveScanInputs& inputs, const Tensor& chun
                            const SelectiveScanGradients& gradients) {
   const SelectiveScanShape shape = CheckSelectiveScanBackward(
       inputs, dy, dhT, gradients, {DType::kF32, DType::kBF16, DType::kF16}, DType::kF32);
-  ArgumentCheck(kBackwardOp, inputs.x.device())
-      .Dense(chunk_states, "chunk_states", {DType::kF32},
-             shape.StateShape(ScanChunks(inputs.layout)));
+  const ArgumentCheck check(kBackwardOp, inputs.x.device());
+  check.Dense(chunk_states, "chunk_states", {DType::kF32},
+              shape.StateShape(ScanChunks(inputs.layout)));
+  check.AlignedRows({{chunk_states, "chunk_states"}}, shape.components());
   if (inputs.x.device().type == DeviceType::kCuda) {
     return cuda::SelectiveScanBackward(shape, inputs, chunk_states, dy, dhT, gradients);
   }

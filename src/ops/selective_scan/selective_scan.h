@@ -58,7 +58,7 @@ struct SelectiveScanOutputs {
 // dt_bias) and dh0 are f32, the others have their input's dtype. All are overwritten, except
 // dA, dD and d_dt_bias, which are added to (parameters accumulate). dx, ddt and dz may each lie
 // exactly on x, dt, z or dy, and dh0 on dhT; nothing else may share memory with what is read or
-// with another gradient, which is checked of dx, ddt, dz, dB, dC and dh0.
+// with another gradient, which is checked.
 struct SelectiveScanGradients {
   Tensor dx = {}, ddt = {}, dA = {}, dB = {}, dC = {}, dD = {}, d_dt_bias = {}, dz = {};
   Tensor d_interval = {}, dh0 = {};
@@ -68,7 +68,7 @@ struct SelectiveScanGradients {
 int64_t ScanChunks(const SequenceLayout& layout);
 
 // Throw kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported for a
-// device without this operator.
+// device without this operator, and on a CUDA device for more than 256 states.
 void SelectiveScan(const SelectiveScanInputs& inputs, const SelectiveScanOutputs& outputs);
 // chunk_states: as the forward left them. dy: [rows, D], the activation dtype. dhT: f32
 // [sequences, D, N(, 2)], or not given: 0.

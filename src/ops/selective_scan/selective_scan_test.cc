@@ -526,8 +526,12 @@ TEST(SelectiveScanTest, RefusesOtherSharedMemory) {
   refuses("dx lies on B", {.dx = in.B});
   refuses("dB lies on B", {.dB = in.B});
   refuses("dC lies on dy", {.dC = out.y});
-  refuses("dx lies on ddt", {.dx = other, .ddt = other});
-  refuses("dB lies on dC", {.dB = other, .dC = other});
+  refuses("ddt lies on dx", {.dx = other, .ddt = other});
+  refuses("dC lies on dB", {.dB = other, .dC = other});
+  refuses("dA lies on A", {.dA = in.A});
+  refuses("dh0 lies on dA", {.dA = states.Rows(0, 1).Reshape({6, 6}), .dh0 = states.Rows(0, 2)});
+  refuses("d_interval lies on dx",
+          {.dx = other, .d_interval = Tensor::Wrap(other.raw(), {9}, DType::kF32)});
 }
 
 TEST(SelectiveScanTest, DecodesABatchOfRowsLikeEachAlone) {

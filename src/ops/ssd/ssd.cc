@@ -52,6 +52,7 @@ SsdShape CheckInputs(const ArgumentCheck& check, const SsdInputs& inputs,
   check.OptionalDense(inputs.dt_bias, "dt_bias", {parameters}, {shape.heads});
   check.OptionalDense(inputs.interval, "interval", {parameters}, {shape.rows});
   check.OptionalDense(inputs.h0, "h0", {parameters}, shape.StateShape(shape.sequences));
+  check.AlignedRows({{inputs.h0, "h0"}}, shape.states);
   return shape;
 }
 
@@ -65,6 +66,19 @@ SsdShape CheckSsd(const SsdInputs& inputs, const SsdOutputs& outputs,
   check.OptionalDense(outputs.hT, "hT", {parameters}, shape.StateShape(shape.sequences));
   check.OptionalDense(outputs.chunk_states, "chunk_states", {parameters},
                       shape.StateShape(SsdChunks(inputs.layout)));
+  check.AlignedRows({{outputs.hT, "hT"}, {outputs.chunk_states, "chunk_states"}}, shape.states);
+  check.AllApart({{outputs.y, "y"}, {outputs.hT, "hT"}, {outputs.chunk_states, "chunk_states"}},
+                 {{inputs.x, "x"},
+                  {inputs.dt, "dt"},
+                  {inputs.A, "A"},
+                  {inputs.B, "B"},
+                  {inputs.C, "C"},
+                  {inputs.D, "D"},
+                  {inputs.dt_bias, "dt_bias"},
+                  {inputs.interval, "interval"}});
+  check.Apart(outputs.y, "y", inputs.h0, "h0");
+  check.Apart(outputs.chunk_states, "chunk_states", inputs.h0, "h0");
+  check.ApartOrSame(outputs.hT, "hT", inputs.h0, "h0");
   return shape;
 }
 
@@ -85,6 +99,27 @@ SsdShape CheckSsdBackward(const SsdInputs& inputs, const Tensor& dy, const Tenso
   check.OptionalDense(gradients.d_dt_bias, "d_dt_bias", {parameters}, {shape.heads});
   check.OptionalDense(gradients.d_interval, "d_interval", {parameters}, {shape.rows});
   check.OptionalDense(gradients.dh0, "dh0", {parameters}, shape.StateShape(shape.sequences));
+  check.AlignedRows({{dhT, "dhT"}, {gradients.dh0, "dh0"}}, shape.states);
+  check.AllApart({{gradients.dx, "dx"},
+                  {gradients.ddt, "ddt"},
+                  {gradients.dA, "dA"},
+                  {gradients.dB, "dB"},
+                  {gradients.dC, "dC"},
+                  {gradients.dD, "dD"},
+                  {gradients.d_dt_bias, "d_dt_bias"},
+                  {gradients.d_interval, "d_interval"},
+                  {gradients.dh0, "dh0"}},
+                 {{inputs.x, "x"},
+                  {inputs.dt, "dt"},
+                  {inputs.A, "A"},
+                  {inputs.B, "B"},
+                  {inputs.C, "C"},
+                  {inputs.D, "D"},
+                  {inputs.dt_bias, "dt_bias"},
+                  {inputs.interval, "interval"},
+                  {inputs.h0, "h0"},
+                  {dy, "dy"},
+                  {dhT, "dhT"}});
   return shape;
 }
 

@@ -44,7 +44,8 @@ struct SsdInputs {
   double dt_max = std::numeric_limits<double>::infinity();
 };
 
-// Allocated by the caller; y must not alias an input, hT may be h0.
+// Allocated by the caller. hT may be h0; nothing else may share memory with an input or another
+// output, which is checked (kInvalidArgument).
 struct SsdOutputs {
   Tensor y;             // [rows, H·P], the activation dtype
   Tensor hT;            // [sequences, H, P, N], or not given; an empty sequence gets h0
@@ -55,7 +56,7 @@ struct SsdOutputs {
 // Gradients of a scalar loss. Those left undefined are not computed. dA, dD, d_dt_bias, d_interval
 // and dh0 are f32, the others have the activation dtype. All are overwritten, except dA, dD and
 // d_dt_bias, which are added to. Where dt' is at a limit that it would exceed, no gradient flows to
-// dt.
+// dt. None may share memory with what is read or with another, which is checked.
 struct SsdGradients {
   Tensor dx, ddt, dA, dB, dC, dD, d_dt_bias, d_interval, dh0;
 };
@@ -63,8 +64,12 @@ struct SsdGradients {
 // Number of chunks that the layout's sequences have: Σ_s ceil(length(s) / kSsdChunkRows).
 int64_t SsdChunks(const SequenceLayout& layout);
 
-// Throw kInvalidArgument when shapes or dtypes disagree, kUnsupported for a device without this
-// operator.
+// Throw kInvalidArgument when shapes or dtypes disagree or memory is shared, kUnsupported for a
+// device without this operator, and on a CUDA device for more than 256 states.
+//
+// There products of 16-bit activations are formed on tensor cores: within a chunk, the factors that
+// rows weigh each other by, and the states that rows read, are rounded to that dtype before they
+// are multiplied (f16's range, 65504, bounds such a state). All else is f32 arithmetic.
 void Ssd(const SsdInputs& inputs, const SsdOutputs& outputs);
 // chunk_states: as the forward left them. dy: [rows, H·P], the activation dtype. dhT: f32
 // [sequences, H, P, N], or not given: 0.

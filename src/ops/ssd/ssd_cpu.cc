@@ -166,7 +166,12 @@ void Ssd(const SsdShape& shape, const SsdInputs& inputs, const SsdOutputs& outpu
 
 void SsdBackward(const SsdShape& shape, const SsdInputs& inputs, const Tensor& chunk_states,
                  const Tensor& dy, const Tensor& dhT, const SsdGradients& gradients) {
-  if (shape.heads == 0 || shape.sequences == 0) return;
+  if (shape.heads == 0 || shape.sequences == 0) {
+    for (const Tensor& sum : {gradients.dB, gradients.dC, gradients.d_interval}) {
+      if (sum) sum.SetZero();
+    }
+    return;
+  }
   const SsdProblem problem = Describe(shape, inputs);
   const int64_t group_heads = shape.heads / shape.groups;
   const int64_t group_parts = std::min(kMostBackwardParts, group_heads);

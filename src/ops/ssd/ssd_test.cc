@@ -449,6 +449,24 @@ TEST(SsdCpu, ResultsDoNotDependOnThreads) {
 
 // ---- Bad arguments ------------------------------------------------------------------------------
 
+TEST(SsdCpu, SumsOverNoHeadsAreZero) {
+  SsdInputs in;
+  in.x = Tensor::Zeros({5, 0}, DType::kF32);
+  in.dt = in.x;
+  in.A = Tensor::Zeros({0}, DType::kF32);
+  in.B = in.C = Tensor::Zeros({5, 4}, DType::kF32);
+  in.layout = SequenceLayout::Single(5);
+  const std::vector<float> old(20, 3.0f);
+  SsdGradients gradients;
+  gradients.dB = Tensor::From<float>({5, 4}, old);
+  gradients.dC = Tensor::From<float>({5, 4}, old);
+  gradients.d_interval = Tensor::From<float>({5}, std::span(old).first(5));
+  SsdBackward(in, Tensor::Zeros({1, 0, 1, 4}, DType::kF32), in.x, {}, gradients);
+  for (const Tensor& sum : {gradients.dB, gradients.dC, gradients.d_interval}) {
+    EXPECT_TRUE(SameBits(sum, Tensor::Zeros(sum.shape(), DType::kF32)));
+  }
+}
+
 TEST(Ssd, RefusesWhatDoesNotFit) {
   const auto zeros = [](const Shape& shape, DType dtype = DType::kF32) {
     return Tensor::Zeros(shape, dtype);
@@ -494,6 +512,32 @@ TEST(Ssd, RefusesWhatDoesNotFit) {
                 Ssd(good, {zeros({5, 12}), {}, zeros({1, 4, 3, 3})});
               }),
               HasSubstr("chunk_states is f32 [1, 4, 3, 3]"));
+  // What is written lies apart, but for hT, which may be h0.
+  const auto over = [](const Tensor& tensor, const Shape& shape) {
+    return Tensor::Wrap(tensor.raw(), shape, DType::kF32);
+  };
+  EXPECT_THAT(ErrorOf([&] { Ssd(good, {good.x, {}, {}}); }), HasSubstr("y lies on x"));
+  const Tensor states = zeros({3, 4, 3, 3});
+  SsdInputs shifted = good;
+  shifted.h0 = states.Rows(0, 2);
+  EXPECT_THAT(ErrorOf([&] {
+                Ssd(shifted, {zeros({5, 12}), states.Rows(1, 2), {}});
+              }),
+              HasSubstr("hT lies on h0, but not element on element"));
+  Ssd(shifted, {zeros({5, 12}), shifted.h0, {}});
+  EXPECT_THAT(ErrorOf([&] {
+                Ssd(good, {zeros({5, 12}), states.Rows(0, 2), states.Rows(1, 2)});
+              }),
+              HasSubstr("chunk_states lies on hT"));
+  const auto backward = [&](const SsdGradients& gradients) {
+    return ErrorOf([&] { SsdBackward(good, states.Rows(0, 2), zeros({5, 12}), {}, gradients); });
+  };
+  SsdGradients gradients;
+  gradients.dB = good.C;
+  EXPECT_THAT(backward(gradients), HasSubstr("dB lies on C"));
+  gradients.dB = zeros({5, 6});
+  gradients.d_interval = over(gradients.dB, {5});
+  EXPECT_THAT(backward(gradients), HasSubstr("d_interval lies on dB"));
   EXPECT_THAT(ErrorOf([&] {
                 SsdBackward(good, {}, zeros({5, 12}), {}, {});
               }),
