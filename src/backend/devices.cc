@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "adder/core/error.h"
@@ -13,6 +14,10 @@ FoundCudaDevices FindCudaDevices() {
   FoundCudaDevices found;
   try {
     found.devices = cuda::GetModule().Devices();
+    const auto usable = [](const cuda::DeviceInfo& device) { return device.unusable.empty(); };
+    if (std::none_of(found.devices.begin(), found.devices.end(), usable)) {
+      found.reason = found.devices.front().unusable;
+    }
   } catch (const Error& error) {
     found.reason = error.what();
   }
@@ -23,7 +28,10 @@ Device ParseDevice(std::string_view name) {
   constexpr std::string_view kPrefix = "cuda:";
   if (name == "cpu") return {};
   if (name == "auto") {
-    return FindCudaDevices().devices.empty() ? Device{} : Device{DeviceType::kCuda, 0};
+    for (const cuda::DeviceInfo& device : FindCudaDevices().devices) {
+      if (device.unusable.empty()) return {DeviceType::kCuda, device.index};
+    }
+    return {};
   }
   int index = 0;
   if (name != "cuda") {
@@ -35,11 +43,14 @@ Device ParseDevice(std::string_view name) {
                   fmt::format("there is no device '{}', expected cpu, cuda, cuda:N or auto", name));
     }
   }
-  const auto devices = cuda::GetModule().Devices().size();
-  if (static_cast<size_t>(index) >= devices) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("CUDA: there is no device {}, the machine has {}", index, devices));
+  const std::vector<cuda::DeviceInfo> devices = cuda::GetModule().Devices();
+  if (static_cast<size_t>(index) >= devices.size()) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("CUDA: there is no device {}, the machine has {}", index, devices.size()));
   }
+  const std::string& unusable = devices[static_cast<size_t>(index)].unusable;
+  if (!unusable.empty()) throw Error(ErrorCode::kUnsupported, unusable);
   return {DeviceType::kCuda, index};
 }
 

@@ -11,16 +11,16 @@
 
 namespace adder {
 
-// The CUDA devices that can be used, or why there are none. Does not throw.
+// The CUDA devices, or why none can be used. Does not throw.
 struct FoundCudaDevices {
-  std::vector<cuda::DeviceInfo> devices;
-  std::string reason;  // empty where there are devices
+  std::vector<cuda::DeviceInfo> devices;  // those that cannot be used, too
+  std::string reason;                     // empty where one can
 };
 FoundCudaDevices FindCudaDevices();
 
-// "cpu"; "cuda", which is "cuda:0"; "cuda:1"; "auto": the first CUDA device where there is one, or
+// "cpu"; "cuda", which is "cuda:0"; "cuda:1"; "auto": the first CUDA device that can be used, or
 // else the CPU. Throws kInvalidArgument for any other name, kUnsupported with the reason for a CUDA
-// device that is not there.
+// device that is not there or cannot be used.
 Device ParseDevice(std::string_view name);
 
 // What long texts are cut into: rows of one forward of a model that keep the device busy and take

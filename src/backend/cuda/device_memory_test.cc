@@ -22,7 +22,7 @@ using DeviceMemoryTest = test::CudaTest;
 TEST(DevicesTest, NamesAreParsed) {
   EXPECT_EQ(ParseDevice("cpu"), Device{});
   EXPECT_EQ(ParseDevice("auto").type,
-            FindCudaDevices().devices.empty() ? DeviceType::kCpu : DeviceType::kCuda);
+            FindCudaDevices().reason.empty() ? DeviceType::kCuda : DeviceType::kCpu);
   for (const char* name : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1 ", "cuda0", "cpu:0"}) {
     EXPECT_THAT(test::ErrorOf([&] { ParseDevice(name); }), testing::HasSubstr("expected cpu"));
   }
@@ -30,7 +30,7 @@ TEST(DevicesTest, NamesAreParsed) {
 
 TEST(DevicesTest, ADeviceThatIsNotThereIsAnErrorThatSaysWhy) {
   const FoundCudaDevices found = FindCudaDevices();
-  EXPECT_EQ(found.reason.empty(), !found.devices.empty());
+  EXPECT_TRUE(!found.reason.empty() || !found.devices.empty());
   const auto index = static_cast<int>(found.devices.size());
   try {
     Tensor::Empty({1}, DType::kF32, {DeviceType::kCuda, index});

@@ -24,8 +24,8 @@ struct DeviceInfo {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   int64_t memory_bytes = 0;
-  int64_t free_bytes = 0;  // by anybody
   int64_t l2_bytes = 0;
+  std::string unusable;  // why the module cannot compute on it; empty: it can
 };
 
 // Bytes of one device's memory that this process took.
@@ -61,8 +61,11 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
-  // Throws kUnsupported where there is no driver, or no device that the module has code for.
+  // All devices, in the driver's order, without using any. Throws kUnsupported where there is no
+  // driver or no device.
   virtual std::vector<DeviceInfo> Devices() const = 0;
+  // Bytes of the device's memory that nobody has taken.
+  virtual int64_t FreeBytes(int device) const = 0;
   virtual Versions versions() const = 0;
   virtual DeviceMemory& Memory(int device) const = 0;
   virtual MemoryUse Use(int device) const = 0;

@@ -1,5 +1,6 @@
 // The module's one exported symbol, and the Module behind it.
 #include <string>
+#include <utility>
 
 #include "adder/backend/cuda/caching_memory.h"
 #include "adder/backend/cuda/graph.cuh"
@@ -25,28 +26,31 @@ class CudaModule final : public Module {
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp properties;
       Check(cudaGetDeviceProperties(&properties, i), "device properties");
+      std::string unusable;
       if (properties.major < kLeastMajor) {
-        throw Error(ErrorCode::kUnsupported,
-                    std::string("CUDA: device ") + std::to_string(i) + ", " + properties.name +
-                        ", has compute capability " + std::to_string(properties.major) + "." +
-                        std::to_string(properties.minor) + ", at least " +
-                        std::to_string(kLeastMajor) + ".0 is needed");
+        unusable = std::string("CUDA: device ") + std::to_string(i) + ", " + properties.name +
+                   ", has compute capability " + std::to_string(properties.major) + "." +
+                   std::to_string(properties.minor) + ", at least " + std::to_string(kLeastMajor) +
+                   ".0 is needed";
       }
-      size_t free_bytes = 0;
-      size_t total_bytes = 0;
-      Check(cudaSetDevice(i), "cudaSetDevice");
-      Check(cudaMemGetInfo(&free_bytes, &total_bytes), "memory in use");
       devices.push_back({.index = i,
                          .name = properties.name,
                          .major = properties.major,
                          .minor = properties.minor,
                          .multiprocessors = properties.multiProcessorCount,
-                         .memory_bytes = static_cast<int64_t>(total_bytes),
-                         .free_bytes = static_cast<int64_t>(free_bytes),
-                         .l2_bytes = properties.l2CacheSize});
+                         .memory_bytes = static_cast<int64_t>(properties.totalGlobalMem),
+                         .l2_bytes = properties.l2CacheSize,
+                         .unusable = std::move(unusable)});
     }
     if (devices.empty()) throw Error(ErrorCode::kUnsupported, "CUDA: no device was found");
     return devices;
+  }
+  int64_t FreeBytes(int device) const override {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    Check(cudaSetDevice(device), "cudaSetDevice");
+    Check(cudaMemGetInfo(&free_bytes, &total_bytes), "memory in use");
+    return static_cast<int64_t>(free_bytes);
   }
   Versions versions() const override {
     Versions versions;

@@ -37,6 +37,9 @@ struct Context::KeptTable {
 Context::Context(int device) : device_(device) {
   Check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
         "device attributes");
+  Check(
+      cudaDeviceGetAttribute(&most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      "device attributes");
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   memory_ = new CachingMemory(device, stream_, faults_);
 }
@@ -56,23 +59,32 @@ const void* Context::Table(const void* data, int64_t bytes) {
       }
       return table.data;
     }
-    if (table.holders == 0 && (oldest == nullptr || table.used < oldest->used)) oldest = &table;
+    const bool fresh = table.used + kFreshTables > uses_;
+    if (table.holders == 0 && !fresh && (oldest == nullptr || table.used < oldest->used)) {
+      oldest = &table;
+    }
   }
   if (holding_) {
     throw Error(ErrorCode::kUnsupported,
                 "CUDA: work that was not done just before cannot be recorded");
   }
-  if (tables_.size() >= kMostTables && oldest != nullptr) {
-    memory_->Free(oldest->data, static_cast<int64_t>(oldest->bytes.size()));
-    oldest->bytes.clear();
-  } else {
-    oldest = &tables_.emplace_back();
-  }
+  // Whole before it is kept: what fails on the way leaves the tables as they were.
   const auto* from = static_cast<const std::byte*>(data);
-  oldest->data = memory_->Allocate(bytes);
-  oldest->bytes.assign(from, from + size);
-  oldest->used = uses_;
-  memory_->CopyFromHost(oldest->data, data, bytes);
+  KeptTable made;
+  made.bytes.assign(from, from + size);
+  made.used = uses_;
+  made.data = memory_->Allocate(bytes);
+  try {
+    memory_->CopyFromHost(made.data, data, bytes);
+    if (tables_.size() < kMostTables || oldest == nullptr) oldest = &tables_.emplace_back();
+  } catch (...) {
+    memory_->Free(made.data, bytes);
+    throw;
+  }
+  if (oldest->data != nullptr) {
+    memory_->Free(oldest->data, static_cast<int64_t>(oldest->bytes.size()));
+  }
+  *oldest = std::move(made);
   return oldest->data;
 }
 

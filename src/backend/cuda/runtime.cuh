@@ -30,6 +30,8 @@ class Context {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
+  // Bytes of shared memory that a block can have.
+  int64_t most_shared_bytes() const { return most_shared_bytes_; }
   CachingMemory& memory() const { return *memory_; }
   Faults& faults() { return faults_; }
 
@@ -38,8 +40,9 @@ class Context {
   void AllowTf32(bool allow) { tf32_ = allow; }
 
   // `bytes` of a table on the device, equal to those given. Kept, so that the same table asked for
-  // again costs a comparison. The pointer holds good for work asked for before the next call with
-  // another table.
+  // again costs a comparison. The pointer holds good for work asked for before kFreshTables more
+  // calls: as many tables an operator may use at a time.
+  static constexpr uint64_t kFreshTables = 16;
   const void* Table(const void* data, int64_t bytes);
 
   // Tables that are asked for between the two stay as they are until they are released. They must
@@ -54,6 +57,7 @@ class Context {
   int device_;
   cudaStream_t stream_ = nullptr;
   int multiprocessors_ = 0;
+  int most_shared_bytes_ = 0;
   std::atomic<bool> tf32_ = false;
   Faults faults_;
   CachingMemory* memory_ = nullptr;

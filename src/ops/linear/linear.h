@@ -6,8 +6,10 @@
 //
 // Sums are formed in f32. Products are of f32 values that x and W are widened to, exactly, but
 // where x is bf16 and W neither that nor f32. Then
-//   - W is rounded to bf16 on CPUs with products of bf16, and on CUDA devices for more than 4 rows:
-//     a relative error of 2⁻⁹ at most for each weight, of the kind that x has already;
+//   - W is rounded to bf16 on CPUs with products of bf16, and on CUDA devices for more than 4 rows
+//     and where few rows have no kernel (K or memory not in multiples of 16 bytes, K too large for
+//     the device's shared memory): a relative error of 2⁻⁹ at most for each weight, of the kind
+//     that x has already;
 //   - few rows with quantized W, up to 16 on CPUs with products of 8-bit integers and up to 4 on
 //     every CUDA device (where W's rows lie densely), are themselves rounded to 8 bits, to the same
 //     ones everywhere, in blocks of 32 by their largest, and W is not: sums are off by 0.5 % of

@@ -130,7 +130,7 @@ void Linear(const LinearArguments& a) {
   const ProfilerRange range("linear");
   Context& context = ContextOf(a.device);
   if (TakesFewRows(a)) return LinearFewRows(context, a);
-  if (TakesQuantizedRows(a)) return LinearQuantizedRows(context, a);
+  if (TakesQuantizedRows(context, a)) return LinearQuantizedRows(context, a);
   const DType common = CommonType(a.x.dtype, a.W.dtype);
   const Converted x(context, a.x, common, a.rows, a.K);
   if (a.W.dtype == common) return Multiply(context, a, x.rows(), a.W, a.N, a.y, a.bias);

@@ -13,7 +13,7 @@ bool TakesFewRows(const LinearArguments& a);
 void LinearFewRows(Context& context, const LinearArguments& a);
 
 // The same for quantized W, rows of any length.
-bool TakesQuantizedRows(const LinearArguments& a);
+bool TakesQuantizedRows(const Context& context, const LinearArguments& a);
 void LinearQuantizedRows(Context& context, const LinearArguments& a);
 
 // An element by an index that is not known beforehand, from registers.

@@ -3,14 +3,14 @@
 
 namespace adder::cuda {
 
-bool TakesQuantizedRows(const LinearArguments& a) {
+bool TakesQuantizedRows(const Context& context, const LinearArguments& a) {
   if (!IsQuantized(a.W.dtype) || a.rows > quantized_rows::kMostRows || a.K == 0) return false;
   const int64_t x_size = a.x.dtype == DType::kF32 ? 4 : 2;
   const int64_t rounded = a.rows <= 2 ? a.rows : quantized_rows::kMostRows;
   const bool dense = a.W_row_bytes == DTypeBytes(a.W.dtype, a.K);
   return dense && reinterpret_cast<uintptr_t>(a.W.data) % quantized_rows::kPiece == 0 &&
          AlignedTo(4 * x_size, a.x.data, a.x.stride, x_size) &&
-         quantized_rows::Fits<PlainEnds>(a.x.dtype, rounded * a.K);
+         quantized_rows::Fits<PlainEnds>(context, a.x.dtype, rounded * a.K);
 }
 
 void LinearQuantizedRows(Context& context, const LinearArguments& a) {

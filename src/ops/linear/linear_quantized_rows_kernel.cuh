@@ -22,8 +22,7 @@ inline constexpr int kChunkBlocks = kLanes * kEach;
 inline constexpr int kChunk = kChunkBlocks * kBlock;  // elements that a warp copies at a time
 inline constexpr int kPiece = 16;                     // bytes that are copied at once
 inline constexpr int64_t kMostRows = 4;               // of x
-inline constexpr int64_t kMostShared = 200 << 10;
-inline constexpr int kPrefetched = 2 << 10;  // bytes of W for each warp
+inline constexpr int kPrefetched = 2 << 10;           // bytes of W for each warp
 inline constexpr int64_t kLittle = int64_t{4}
                                    << 20;  // bytes of W that the next kernels need not wait for
 
@@ -242,11 +241,11 @@ inline bool RoundsToBytes(DType dtype) { return dtype == DType::kBF16; }
 
 // Whether x, `elements` in all rows, of a dtype, finds room beside the stages of any block.
 template <class Ends>
-bool Fits(DType dtype, int64_t elements) {
+bool Fits(const Context& context, DType dtype, int64_t elements) {
   return kStagesBytes<BlockQ8_0> + (RoundsToBytes(dtype)
                                         ? ByteRows::Bytes(elements, Ends::kStagesRows)
                                         : FloatRows::Bytes(elements, Ends::kStagesRows)) <=
-         kMostShared;
+         context.most_shared_bytes();
 }
 
 // least: lanes of a row.

@@ -274,7 +274,9 @@ LinearArguments ProductOf(const MambaStepArguments& a, const MambaStepProjection
           .y = y};
 }
 
-bool Takes(const LinearArguments& a) { return TakesFewRows(a) || TakesQuantizedRows(a); }
+bool Takes(const Context& context, const LinearArguments& a) {
+  return TakesFewRows(a) || TakesQuantizedRows(context, a);
+}
 
 // A matrix's columns from one on.
 Rows From(const Rows& rows, int64_t column) {
@@ -303,15 +305,16 @@ bool MambaStep(const MambaStepArguments& a) {
   LinearArguments dt = ProductOf(a, a.dt_proj, selection, y);
   LinearArguments out = ProductOf(a, a.out_proj, y, a.y);
   // dt_proj's rows are taken by eight lanes each.
-  const bool in_fits = IsQuantized(in.W.dtype) ? quantized_rows::Fits<EnterBlock>(a.dtype, in.K)
-                                               : in.K * 4 <= few_rows::kMostShared;
+  const bool in_fits = IsQuantized(in.W.dtype)
+                           ? quantized_rows::Fits<EnterBlock>(context, a.dtype, in.K)
+                           : in.K * 4 <= few_rows::kMostShared;
   const bool dt_fits = IsQuantized(dt.W.dtype)
                            ? dt.K <= kScanLanes * quantized_rows::kBlock
                            : dt.K * (dt.W.dtype == DType::kF32 ? 4 : 2) <= few_rows::kShortRow;
-  if (!in_fits || !dt_fits || !Takes(in) || !Takes(select) || !Takes(dt) || !Takes(out) ||
-      !FourAtATime({a.x, a.residual, a.residual_out})) {
-    return false;
+  for (const LinearArguments& product : {in, select, dt, out}) {
+    if (!Takes(context, product)) return false;
   }
+  if (!in_fits || !dt_fits || !FourAtATime({a.x, a.residual, a.residual_out})) return false;
 
   Product(context, in,
           EnterBlock{.x = a.x,

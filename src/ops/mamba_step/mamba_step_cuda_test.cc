@@ -1,6 +1,7 @@
 // mamba_step on a CUDA device computes what its definition says, as exactly as the CPU does.
 #include "adder/backend/cuda/cuda_test.h"
 #include "adder/ops/linear/linear_int8_kernel.h"
+#include "adder/ops/mamba_step/mamba_step_backends.h"
 #include "adder/ops/mamba_step/mamba_step_cases_test.h"
 
 namespace adder {
@@ -54,6 +55,18 @@ void ExpectAsExact(Random& random, const MambaStepCase& c) {
   EXPECT_TRUE(SameBits(again.outputs.residual_out, back.outputs.residual_out));
   EXPECT_TRUE(SameBits(again.memory.window, back.memory.window));
   EXPECT_TRUE(SameBits(again.memory.h, back.memory.h));
+}
+
+// Blocks of published sizes are not left to the operators one by one.
+TEST_F(MambaStepCudaTest, TakesOneSequence) {
+  Random random(9);
+  for (const DType W : {DType::kBF16, DType::kQ8_0}) {
+    const MambaStepTensors t =
+        RandomMambaStep(random, {.dtype = DType::kBF16, .W = W}).Each([](const Tensor& tensor) {
+          return tensor.To(kCuda);
+        });
+    EXPECT_TRUE(cuda::MambaStep(t.inputs, t.weights, t.memory, t.outputs)) << DTypeName(W);
+  }
 }
 
 TEST_F(MambaStepCudaTest, AgreesWithTheDefinition) {

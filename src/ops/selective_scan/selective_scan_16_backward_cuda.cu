@@ -1020,10 +1020,7 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
 }  // namespace
 
 bool HasRoomForBackwardSixteen(const Context& context) {
-  int most = 0;
-  Check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device()),
-        "the shared memory of a block");
-  return sizeof(Chunk) + sizeof(Coefficients) <= static_cast<size_t>(most);
+  return static_cast<int64_t>(sizeof(Chunk) + sizeof(Coefficients)) <= context.most_shared_bytes();
 }
 
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b) {

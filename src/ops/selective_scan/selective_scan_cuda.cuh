@@ -166,11 +166,13 @@ inline SegmentPlan PlanSegments(const SelectiveScanArguments& a, int64_t blocks,
   const int64_t share = std::max<int64_t>((a.rows * blocks + wanted - 1) / wanted, kChunkRows);
   const int64_t longest = LongestSequence(a);
   if (longest <= worth * share) return CutIntoSegments(a, longest);
-  // The shortest segments that run all at a time: one more block than fit costs a whole turn.
+  // The shortest segments that run all at a time: one more block than fit costs a whole turn. A
+  // sequence of few rows takes none: it is done soon, and another block follows it.
   const auto blocks_of = [&](int64_t rows) {
     int64_t count = 0;
     for (int64_t s = 0; s < a.sequences; ++s) {
-      count += std::max<int64_t>(1, (a.offsets[s + 1] - a.offsets[s] + rows - 1) / rows);
+      const int64_t length = a.offsets[s + 1] - a.offsets[s];
+      if (length > rows / 8) count += (length + rows - 1) / rows;
     }
     return count * blocks;
   };

@@ -9,8 +9,9 @@ namespace adder::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLanes = kSixteen / 4;  // of a channel
-constexpr int kMany = kLanes;         // sequences at a time: each lane finishes one
+constexpr int kLanes = kSixteen / 4;               // of a channel
+constexpr int kMany = kLanes;                      // sequences at a time: each lane finishes one
+constexpr int64_t kMostSequences = kMany * 65535;  // that a grid's second dimension holds
 
 // kAhead: sequences at a time, 1 or kMany. What lies past the last channel or sequence is computed
 // as the last one, and not written.
@@ -118,6 +119,7 @@ void Launch(Context& context, const SelectiveScanArguments& a) {
 bool IsScanStep(const SelectiveScanArguments& a) {
   if (a.is_complex || a.states != kSixteen || a.chunk_states != nullptr) return false;
   if (a.rows != a.sequences || !InFours(a.B, a) || !InFours(a.C, a)) return false;
+  if (a.sequences > kMostSequences) return false;
   for (int64_t s = 0; s < a.sequences; ++s) {
     if (a.offsets[s] != s) return false;
   }
