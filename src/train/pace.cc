@@ -95,9 +95,12 @@ const PaceDecision* Pace::Observe(int64_t step, double elapsed) {
   if (first) {
     if (step < kFirstDecisionStep || step == observed_step_) return nullptr;
   } else {
-    const auto* mark =
-        std::upper_bound(kMarks.begin(), kMarks.end(), decisions_.back().elapsed / seconds_);
-    if (mark == kMarks.end() || elapsed < *mark * seconds_ || Done(step)) return nullptr;
+    const PaceDecision& last = decisions_.back();
+    const auto* mark = std::upper_bound(kMarks.begin(), kMarks.end(), last.elapsed / seconds_);
+    const bool at_mark = mark != kMarks.end() && elapsed >= *mark * seconds_;
+    // Half of the steps done before the next mark: there will be more than was thought.
+    const bool ahead = 2 * (step - last.step) >= last.steps_left;
+    if ((!at_mark && !ahead) || Done(step)) return nullptr;
   }
   // Seconds per step since the decision before the last: recent, but long enough not to be noise.
   int64_t since_step = observed_step_;

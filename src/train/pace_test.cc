@@ -139,6 +139,16 @@ TEST(PaceTest, CountedStepsGoOnByTime) {
   EXPECT_TRUE(Pace::Seconds(60.0, {}, 1, 1.0).decisions().empty());
 }
 
+TEST(PaceTest, AnEstimateThatIsFarTooLowDoesNotEndTheRun) {
+  // Five seconds a step so far; then a hundredth.
+  const Simulation run = Simulate(
+      Pace::Seconds(100.0, {}, 10, 50.0), [](int64_t) { return 0.01; }, 10, 50.0);
+  EXPECT_NEAR(run.elapsed, 100.0, 1.5);
+  EXPECT_NEAR(run.spans.back().end, 1.0, 1e-12);
+  for (size_t i = 1; i < run.spans.size(); ++i)
+    EXPECT_GE(run.spans[i].begin, run.spans[i - 1].begin);
+}
+
 TEST(PaceTest, LinesReadBack) {
   const PaceDecision a = {2, 0.1, 40, 1.0 / 3.0, 60.0};
   const PaceDecision b = {5, 1.0, 0, 60.5, 60.0};
