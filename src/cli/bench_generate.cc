@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,7 +78,9 @@ DType WeightDType(const BlockLanguageModel& model) {
 // What the model cannot do without, from its dimensions.
 struct Work {
   double prefill_flops = 0;  // matrix products over the prompts, the head on their last rows only
-  double decode_bytes = 0;   // a step: weights read once, all states read and written once
+  // A step in the middle of the generation: weights read once, states of fixed size read and
+  // written once, those that grow read once.
+  double decode_bytes = 0;
 };
 
 Work WorkOf(const BlockLanguageModel& model, const Options& options) {
@@ -90,7 +95,18 @@ Work WorkOf(const BlockLanguageModel& model, const Options& options) {
         p.name == ParameterNames::Of(c.architecture).embedding && !c.tie_word_embeddings;
     if (!lookup) work.decode_bytes += static_cast<double>(p.compute.bytes());
   }
-  work.decode_bytes += 2.0 * static_cast<double>(model.InitialState(options.batch).bytes());
+  const State state = model.InitialState(options.batch);
+  work.decode_bytes += 2.0 * static_cast<double>(state.bytes());  // without rows of what grows
+  const double rows =
+      static_cast<double>(options.batch) *
+      (static_cast<double>(options.prompt_length) + static_cast<double>(options.gen_length) / 2);
+  for (const State::Entry& entry : state.entries()) {
+    if (!entry.grows) continue;
+    const std::span<const int64_t> row = entry.value.shape().dims().subspan(2);
+    const int64_t elements =
+        std::accumulate(row.begin(), row.end(), int64_t{1}, std::multiplies<>());
+    work.decode_bytes += rows * static_cast<double>(DTypeBytes(entry.value.dtype(), elements));
+  }
   return work;
 }
 

@@ -177,6 +177,9 @@ class Conversion {
     const ModelConfig& config = model_->config();
     if (vocabulary.bos < 0) vocabulary.bos = static_cast<int32_t>(config.bos_token_id);
     if (vocabulary.eos < 0) vocabulary.eos = static_cast<int32_t>(config.eos_token_id);
+    if (vocabulary.eot < 0 && !config.more_eos_token_ids.empty()) {
+      vocabulary.eot = static_cast<int32_t>(config.more_eos_token_ids.front());  // GGUF has one
+    }
     return vocabulary;
   }
 

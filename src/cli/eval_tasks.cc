@@ -19,6 +19,7 @@
 #include "adder/core/dtype.h"
 #include "adder/eval/task.h"
 #include "adder/eval/task_evaluation.h"
+#include "adder/formats/file.h"
 #include "adder/formats/json.h"
 #include "adder/models/block_language_model.h"
 #include "adder/text/tokenizer.h"
@@ -82,6 +83,7 @@ JsonValue ToJson(const TaskOutcome& outcome) {
 }
 
 void RunTasks(const TaskArguments& arguments) {
+  if (!arguments.output.empty()) CheckWritable(arguments.output);
   std::vector<TaskSet> sets;
   for (const Task* task : ChooseTasks(arguments.tasks)) {
     sets.push_back(

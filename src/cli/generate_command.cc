@@ -82,7 +82,7 @@ class GenerateCommand {
         model_(options.model.Load()),
         seed_(options.seed ? static_cast<uint64_t>(*options.seed) : std::random_device{}()) {
     generation_ = options.generation;
-    generation_.eos_token = model_->config().eos_token_id;
+    generation_.eos_tokens = model_->config().EndTokens();
   }
 
   // A conversation to begin with: a new one, or the saved one.
@@ -98,10 +98,17 @@ class GenerateCommand {
 
   // Adds the prompt's tokens, in a new conversation behind those that a text begins with. A model
   // predicts from at least one token: a new conversation without a prompt begins with the model's
-  // begin token, or with a newline where it has none.
-  void Append(Session& session, const std::string& prompt) const {
-    std::vector<int32_t> tokens = tokenizer_->Encode(prompt);
-    if (options_.state_in.empty()) {
+  // begin token, or with a newline where it has none. Returns what is to be printed first: bytes
+  // that a saved conversation held back are what they are where words of somebody else follow.
+  std::string Append(Session& session, const std::string& prompt) const {
+    std::string held;
+    if (!prompt.empty()) {
+      held = ToUtf8(session.unshown);
+      session.unshown.clear();
+    }
+    const bool begins = options_.state_in.empty();
+    std::vector<int32_t> tokens = tokenizer_->EncodePart(prompt, begins);
+    if (begins) {
       const std::span<const int32_t> prefix = tokenizer_->prefix_tokens();
       tokens.insert(tokens.begin(), prefix.begin(), prefix.end());
     }
@@ -110,18 +117,14 @@ class GenerateCommand {
       tokens = bos >= 0 ? std::vector{static_cast<int32_t>(bos)} : tokenizer_->Encode("\n");
     }
     session.Append(tokens);
+    return held;
   }
 
   void RunOne(const std::string& prompt) {
     const auto begin = std::chrono::steady_clock::now();
     Session session = Begin();
     Output output;
-    if (!prompt.empty() && !session.unshown.empty()) {
-      // What was held back is followed by words of somebody else: it is what it is.
-      Emit(Generated{.session = session}.FinalText(), output);
-      session.unshown.clear();
-    }
-    Append(session, prompt);
+    Emit(Append(session, prompt), output);
 
     const std::atomic<bool>& interrupted = CatchInterrupts();
     Generator generator(*model_, *tokenizer_);
@@ -170,17 +173,19 @@ class GenerateCommand {
     while (!interrupted && (next < prompts.size() || generator.active() > 0)) {
       while (next < prompts.size() && generator.active() < options_.batch) {
         Session session = first;
-        session.unshown.clear();
-        session.Reseed(seed_, next);
-        Append(session, prompts[next++]);
-        generator.Add(std::move(session), generation_);
+        session.Reseed(first.seed, next);
+        std::string held = Append(session, prompts[next++]);
+        outputs[generator.Add(std::move(session), generation_)].text = std::move(held);
       }
       std::vector<Generated> done = generator.Step([&](const TokenEvent& event) {
         Output& output = outputs[event.id];
         output.text += event.text;
         if (options_.json) output.tokens.push_back(event.token);
       });
-      for (Generated& generated : done) finished.emplace(generated.id, std::move(generated));
+      for (Generated& generated : done) {
+        generated.session.state = State();  // not needed, and large, should it wait for others
+        finished.emplace(generated.id, std::move(generated));
+      }
       for (auto it = finished.find(printed); it != finished.end(); it = finished.find(printed)) {
         Print(it->second, outputs[printed], SecondsSince(begin));
         finished.erase(it);
@@ -347,12 +352,12 @@ void AddGenerateCommand(CLI::App& app) {
       ->type_name("FILE");
   command->add_flag("--json", options->json, "Print the result as JSON, one line per prompt");
   command->footer(
-      "A conversation saved with --state-out goes on exactly: with the same options, the output "
-      "of\n"
-      "the two runs one after the other is that of one run. The random numbers go on where they\n"
-      "stood unless --seed gives another seed. Bytes that may begin a stop string or are part of "
-      "a\n"
-      "character are saved with the conversation and printed when it goes on.\n"
+      "A conversation saved with --state-out goes on exactly: with the same options, the output\n"
+      "of the two runs one after the other is that of one run. The random numbers go on where "
+      "they\n"
+      "stood, unless --seed gives another seed or --prompts-file many prompts, each with its own.\n"
+      "Bytes that may begin a stop string or are part of a character are saved with the\n"
+      "conversation and printed when it goes on.\n"
       "Without any prompt (--prompt '') a new text begins with the model's begin token, or with a\n"
       "newline, which is not printed.");
   command->callback([options, command] { Run(*command, *options); });

@@ -73,11 +73,13 @@ struct Report {
 
 // The config in the names of the papers: what the architecture has.
 JsonValue::Object ConfigFields(const ModelConfig& c) {
-  JsonValue::Object fields = {
-      {"vocab_size", c.vocab_size},    {"d_model", c.d_model},
-      {"n_layer", c.n_layer},          {"tie_word_embeddings", c.tie_word_embeddings},
-      {"norm_eps", c.norm_eps},        {"bos_token_id", c.bos_token_id},
-      {"eos_token_id", c.eos_token_id}};
+  JsonValue::Object fields = {{"vocab_size", c.vocab_size},
+                              {"d_model", c.d_model},
+                              {"n_layer", c.n_layer},
+                              {"tie_word_embeddings", c.tie_word_embeddings},
+                              {"norm_eps", c.norm_eps},
+                              {"bos_token_id", c.bos_token_id},
+                              {"eos_token_id", EndTokensJson(c)}};
   const auto add = [&](const JsonValue::Object& more) {
     fields.insert(fields.end(), more.begin(), more.end());
   };

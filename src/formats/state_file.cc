@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "adder/core/error.h"
+#include "adder/formats/byte_reader.h"
 #include "adder/formats/file.h"
 #include "adder/formats/json.h"
 
@@ -63,48 +64,21 @@ class ChecksummedWriter {
   size_t written_ = 0;
 };
 
-// Takes pieces off the front of the file, each after a check that it is there.
-class Reader {
- public:
-  Reader(std::span<const std::byte> bytes, std::string_view source)
-      : bytes_(bytes), source_(source) {}
+[[noreturn]] void Fail(const ByteReader& reader, std::string_view problem) {
+  reader.Fail(fmt::format("the state file {}", problem));
+}
 
-  std::span<const std::byte> Take(uint64_t count) {
-    if (count > bytes_.size() - used_) Fail("ends in the middle of an entry");
-    const auto taken = bytes_.subspan(used_, static_cast<size_t>(count));
-    used_ += static_cast<size_t>(count);
-    return taken;
+// The zeros up to a multiple of kStorageAlignment.
+void SkipPadding(ByteReader& reader) {
+  const size_t count =
+      (kStorageAlignment - reader.position() % kStorageAlignment) % kStorageAlignment;
+  for (const std::byte b : reader.Bytes(count, "the padding of an entry")) {
+    if (b != std::byte{0}) Fail(reader, "has padding that is not zero");
   }
-  template <class T>
-  T TakeValue() {
-    T value;
-    std::memcpy(&value, Take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-  std::string TakeText(uint64_t count) {
-    const auto bytes = Take(count);
-    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-  }
-  void Align() {
-    for (const std::byte b :
-         Take((kStorageAlignment - used_ % kStorageAlignment) % kStorageAlignment)) {
-      if (b != std::byte{0}) Fail("has padding that is not zero");
-    }
-  }
-  uint64_t left() const { return bytes_.size() - used_; }
+}
 
-  [[noreturn]] void Fail(std::string_view problem) const {
-    throw Error(ErrorCode::kCorrupt, fmt::format("{}: the state file {}", source_, problem));
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-  std::string_view source_;
-  size_t used_ = 0;
-};
-
-DType ReadDType(Reader& reader) {
-  const std::string padded = reader.TakeText(kDTypeNameBytes);
+DType ReadDType(ByteReader& reader) {
+  const std::string padded(reader.Text(kDTypeNameBytes, "an entry's dtype"));
   const std::string name = padded.substr(0, padded.find('\0'));
   if (padded.substr(name.size()).find_first_not_of('\0') == std::string::npos) {
     try {
@@ -112,35 +86,35 @@ DType ReadDType(Reader& reader) {
     } catch (const Error&) {
     }
   }
-  reader.Fail("has an entry of unknown dtype " + JsonQuote(padded));
+  Fail(reader, "has an entry of unknown dtype " + JsonQuote(padded));
 }
 
-State::Entry ReadEntry(Reader& reader) {
-  const auto name_bytes = reader.TakeValue<uint32_t>();
-  if (name_bytes > kMaxNameBytes) reader.Fail("has an entry with too long a name");
+State::Entry ReadEntry(ByteReader& reader) {
+  const auto name_bytes = reader.Value<uint32_t>("an entry's name");
+  if (name_bytes > kMaxNameBytes) Fail(reader, "has an entry with too long a name");
   State::Entry entry;
-  entry.name = reader.TakeText(name_bytes);
+  entry.name = reader.Text(name_bytes, "an entry's name");
   const DType dtype = ReadDType(reader);
-  const auto rank = reader.TakeValue<uint32_t>();
+  const auto rank = reader.Value<uint32_t>("an entry's shape");
   if (rank > kMaxRank) {
-    reader.Fail(
-        fmt::format("has an entry with {} dimensions, expected at most {}", rank, kMaxRank));
+    Fail(reader,
+         fmt::format("has an entry with {} dimensions, expected at most {}", rank, kMaxRank));
   }
   std::vector<int64_t> dims;
-  for (uint32_t i = 0; i < rank; ++i) dims.push_back(reader.TakeValue<int64_t>());
+  for (uint32_t i = 0; i < rank; ++i) dims.push_back(reader.Value<int64_t>("an entry's shape"));
   Shape shape;
   int64_t bytes = 0;
   try {
     shape = Shape(dims);
     bytes = CheckedProduct(shape.elements(), DTypeSize(dtype), "bytes");
   } catch (const Error& error) {
-    reader.Fail("entry " + JsonQuote(entry.name, 80) + ": " + error.what());
+    Fail(reader, "entry " + JsonQuote(entry.name, 80) + ": " + error.what());
   }
-  reader.Align();
-  const auto elements = reader.Take(static_cast<uint64_t>(bytes));
+  SkipPadding(reader);
+  const auto elements = reader.Bytes(static_cast<uint64_t>(bytes), "an entry's elements");
   if (dtype == DType::kBool) {
     for (const std::byte b : elements) {
-      if (b > std::byte{1}) reader.Fail("has a bool that is neither 0 nor 1");
+      if (b > std::byte{1}) Fail(reader, "has a bool that is neither 0 nor 1");
     }
   }
   entry.value = Tensor::Empty(shape, dtype);
@@ -148,20 +122,21 @@ State::Entry ReadEntry(Reader& reader) {
   return entry;
 }
 
-State ParseBody(Reader& reader) {
-  reader.Take(kMagic.size() + 8);  // magic, version and reserved: checked by the caller
-  const auto fingerprint = reader.TakeValue<uint64_t>();
-  const auto sequences = reader.TakeValue<uint64_t>();
-  const auto entry_count = reader.TakeValue<uint64_t>();
+State ParseBody(ByteReader& reader) {
+  // Magic, version and reserved: the caller has checked them.
+  reader.Bytes(kMagic.size() + 8, "the header");
+  const auto fingerprint = reader.Value<uint64_t>("the header");
+  const auto sequences = reader.Value<uint64_t>("the header");
+  const auto entry_count = reader.Value<uint64_t>("the header");
   // Before a count is believed, it must fit into what is left.
-  if (sequences > reader.left() / sizeof(int64_t) || entry_count > reader.left() / 8) {
-    reader.Fail("is too short for what it says it holds");
+  if (sequences > reader.remaining() / sizeof(int64_t) || entry_count > reader.remaining() / 8) {
+    Fail(reader, "is too short for what it says it holds");
   }
   std::vector<int64_t> positions(static_cast<size_t>(sequences));
   for (int64_t& position : positions) {
-    position = reader.TakeValue<int64_t>();
+    position = reader.Value<int64_t>("the positions");
     if (position < 0 || position > kMostRows) {
-      reader.Fail(fmt::format("has position {}, expected 0 to {}", position, kMostRows));
+      Fail(reader, fmt::format("has position {}, expected 0 to {}", position, kMostRows));
     }
   }
   std::vector<State::Entry> entries;
@@ -169,14 +144,15 @@ State ParseBody(Reader& reader) {
   for (uint64_t i = 0; i < entry_count; ++i) {
     entries.push_back(ReadEntry(reader));
     if (!names.insert(entries.back().name).second) {
-      reader.Fail("has two entries " + JsonQuote(entries.back().name, 80));
+      Fail(reader, "has two entries " + JsonQuote(entries.back().name, 80));
     }
   }
-  if (reader.left() != 0) reader.Fail(fmt::format("has {} bytes too many", reader.left()));
+  if (reader.remaining() != 0)
+    Fail(reader, fmt::format("has {} bytes too many", reader.remaining()));
   try {
     return State(fingerprint, std::move(positions), std::move(entries));
   } catch (const Error& error) {
-    reader.Fail(std::string("is inconsistent: ") + error.what());
+    Fail(reader, std::string("is inconsistent: ") + error.what());
   }
 }
 
@@ -241,7 +217,7 @@ State ParseState(std::span<const std::byte> file, std::string_view source) {
                             source, version, kVersion));
   }
   if (reserved != 0) fail("the state file has a reserved field that is not zero");
-  Reader reader(body, source);
+  ByteReader reader(body, source);
   return ParseBody(reader);
 }
 

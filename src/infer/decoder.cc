@@ -9,6 +9,7 @@
 
 #include "adder/backend/cuda/module.h"
 #include "adder/core/error.h"
+#include "adder/core/log.h"
 #include "adder/core/sequence_layout.h"
 
 namespace adder {
@@ -51,7 +52,9 @@ bool Decoder::HasRoom(const State& state) {
 
 // Whatever else a forward finds wrong, it is left to find.
 bool Decoder::CanRecord(const Tensor& tokens, const State& state) const {
-  if (model_.device().type != DeviceType::kCuda || state.device() != model_.device()) return false;
+  if (!recordable_ || model_.device().type != DeviceType::kCuda ||
+      state.device() != model_.device())
+    return false;
   if (state.sequences() == 0 || state.fingerprint() != model_.fingerprint()) return false;
   if (!tokens.defined() || tokens.dtype() != DType::kI32 ||
       tokens.shape() != Shape({state.sequences()})) {
@@ -80,7 +83,16 @@ Tensor Decoder::Step(const Tensor& tokens, State* state) {
       model_.Forward(tokens, SequenceLayout::Uniform(tokens.elements(), 1), state);
   const Tensor logits = model_.Logits(hidden);
   const Place place = can_record ? PlaceOf(*state) : Place();
-  if (can_record && place == last_ && HasRoom(*state)) Record(*state);
+  if (can_record && place == last_ && HasRoom(*state)) {
+    try {
+      Record(*state);
+    } catch (const Error& error) {
+      // The step is done; those that follow are only slower.
+      recordable_ = false;
+      Log(LogLevel::kWarning,
+          fmt::format("steps of generation are not repeated as a whole: {}", error.what()));
+    }
+  }
   last_ = place;
   return logits;
 }
@@ -94,13 +106,14 @@ void Decoder::Record(const State& state) {
   const bool grows = std::any_of(state.entries().begin(), state.entries().end(),
                                  [](const State::Entry& entry) { return entry.grows; });
   if (grows) recording->positions = PositionsOf(state).To(device);
-  // The state itself must not notice: nothing is done yet.
   Memory memory;
-  for (const State::Entry& entry : state.entries()) memory.entries.emplace_back(entry.value);
-  memory.positions.assign(state.positions().begin(), state.positions().end());
-  memory.device_positions = recording->positions;
   const SequenceLayout layout = SequenceLayout::Uniform(state.sequences(), 1);
   recording->graph = cuda::GetModule().Record(device.index, [&] {
+    // The state itself must not notice: nothing is done yet.
+    memory = Memory();
+    for (const State::Entry& entry : state.entries()) memory.entries.emplace_back(entry.value);
+    memory.positions.assign(state.positions().begin(), state.positions().end());
+    memory.device_positions = recording->positions;
     const Variable hidden = model_.Hidden(nullptr, recording->tokens, layout, &memory);
     recording->logits = model_.Logits(hidden.value());
   });

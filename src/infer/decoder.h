@@ -25,7 +25,7 @@ class Decoder {
   // Reads a token of each of the state's sequences, i32 [sequences] in host memory or on the
   // model's device, as LanguageModel::Forward does, and throws as that does. Returns the logits
   // that follow, f32 [sequences, vocab] on the model's device; the next step may overwrite them.
-  // Waits for nothing: tokens that are made on the device need not be known to the host.
+  // Tokens that are made on the device need not be known to the host: nothing waits for them.
   Tensor Step(const Tensor& tokens, State* state);
 
   // Steps that repeated a recording.
@@ -47,6 +47,7 @@ class Decoder {
   Place last_;  // of the step before
   std::unique_ptr<Recording> recording_;
   int64_t repeated_steps_ = 0;
+  bool recordable_ = true;  // until a recording fails
 };
 
 }  // namespace adder

@@ -57,7 +57,8 @@ struct Generator::Sequence {
     read = 0;
     PushRecent(recent, token);
     ++generated;
-    ended_by_eos = token == options.eos_token;
+    ended_by_eos = std::find(options.eos_tokens.begin(), options.eos_tokens.end(), token) !=
+                   options.eos_tokens.end();
     if (!ended_by_eos) text += utf8.Push(matcher.Push(tokenizer.Bytes(token)));
   }
 
@@ -210,6 +211,17 @@ void Generator::Draw(const std::vector<size_t>& drawing, const Tensor& logits,
 }
 
 std::vector<Generated> Generator::Step(const std::function<void(const TokenEvent&)>& on_token) {
+  try {
+    return Advance(on_token);
+  } catch (...) {
+    sequences_.clear();
+    joining_.clear();
+    state_ = State();
+    throw;
+  }
+}
+
+std::vector<Generated> Generator::Advance(const std::function<void(const TokenEvent&)>& on_token) {
   Join();
   const SequenceLayout layout = PlanRows();
   if (layout.rows() > 0) {

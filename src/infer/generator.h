@@ -25,14 +25,14 @@ struct GenerationOptions {
   int64_t max_tokens = 256;
   // Texts that end the generation; they are not given out.
   std::vector<std::string> stop;
-  // A token that ends the generation; -1: none.
-  int64_t eos_token = -1;
+  // Tokens that end the generation.
+  std::vector<int64_t> eos_tokens;
 };
 
 enum class FinishReason {
   kLength,   // max_tokens were generated
   kStop,     // a stop string was generated
-  kEos,      // the end token was generated
+  kEos,      // an end token was generated
   kStopped,  // Generator::Finish was called before
 };
 
@@ -64,8 +64,9 @@ struct Generated {
 class Generator {
  public:
   // Model and tokenizer must outlive the generator. Only tokens that both know are drawn.
-  // `max_rows` bounds the rows of one forward, and so the memory that long prompts take; without it
-  // they are UsualRows() of the model's device.
+  // `max_rows` bounds the rows of one forward, and so the memory that long prompts take: running
+  // texts have a row each, whatever it is, and prompts what is left, at least one. Without it they
+  // are UsualRows() of the model's device.
   Generator(const LanguageModel& model, const Tokenizer& tokenizer);
   Generator(const LanguageModel& model, const Tokenizer& tokenizer, int64_t max_rows);
   ~Generator();
@@ -83,7 +84,8 @@ class Generator {
   // One forward: every running text reads its last token and gets its next one, prompts are read
   // with the rows that are left, in the order in which they came. Calls on_token for each token
   // generated and returns the generations that ended, in the order of their numbers.
-  // Throws kNumeric when the logits are not finite numbers.
+  // Throws kNumeric when the logits are not finite numbers, and what forward and on_token throw.
+  // Then nothing is in progress any more: what the texts have read is no longer known.
   std::vector<Generated> Step(const std::function<void(const TokenEvent&)>& on_token = {});
 
   // Ends everything in progress where it stands.
@@ -92,6 +94,7 @@ class Generator {
  private:
   struct Sequence;
 
+  std::vector<Generated> Advance(const std::function<void(const TokenEvent&)>& on_token);
   // Puts the memory of what was added behind that of the others, all of it at once.
   void Join();
   // The rows of the next forward.

@@ -79,7 +79,7 @@ TEST_F(GeneratorCudaTest, TextsAreThoseOfTheCpu) {
   }
 }
 
-TEST_F(GeneratorCudaTest, SampledTextsAreOneRunWhateverTheBatch) {
+TEST_F(GeneratorCudaTest, SampledTextsAreTheSameAgain) {
   const auto model = test::SmallModel();
   model->MoveTo(kCuda);
   GenerationOptions options;

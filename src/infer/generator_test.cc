@@ -13,6 +13,8 @@
 #include "adder/formats/safetensors.h"
 #include "adder/infer/toy_model_test.h"
 #include "adder/models/checkpoint.h"
+#include "adder/models/small_model_test.h"
+#include "tests/temporary_directory.h"
 
 namespace adder {
 namespace {
@@ -110,7 +112,7 @@ TEST(Generator, ABatchOfUnequalPromptsGivesWhatEachGivesAlone) {
     for (int32_t& token : prompt) token = static_cast<int32_t>(random.NextBelow(kVocab));
     sessions.push_back(Prompt(model, prompt, 3, i));
     options.push_back(MaxTokens(static_cast<int64_t>(random.NextBelow(30))));
-    options.back().eos_token = i % 2 == 0 ? 7 : -1;
+    if (i % 2 == 0) options.back().eos_tokens = {7};
     if (i % 3 == 0) options.back().stop = {"ab", "ca"};
   }
   for (const int64_t max_rows : {1, 7, 1000}) {
@@ -140,6 +142,50 @@ TEST(Generator, ABatchOfUnequalPromptsGivesWhatEachGivesAlone) {
       EXPECT_EQ(together.end.session.state, alone.end.session.state) << i;
       EXPECT_EQ(together.end.session.pending, alone.end.session.pending) << i;
       EXPECT_EQ(together.end.session.random_offset, alone.end.session.random_offset) << i;
+    }
+  }
+}
+
+// The same of real models, with memories of fixed size and such as grow, through a file too.
+TEST(Generator, ModelsOfEveryKindGiveInABatchWhatEachGivesAlone) {
+  const TemporaryDirectory directory;
+  for (const auto& [name, config] : test::EveryArchitecture()) {
+    SCOPED_TRACE(name);
+    const auto model = test::SmallModel(DType::kF32, config);
+    const ToyTokenizer tokenizer(
+        std::vector<std::string>(static_cast<size_t>(model->vocab_size()), "x"));
+    std::vector<Session> sessions;
+    std::vector<GenerationOptions> options;
+    for (int64_t i = 0; i < 5; ++i) {
+      const Tensor prompt = test::RandomTokens(1 + 7 * i, model->vocab_size(), 2 + i);
+      sessions.push_back(
+          Prompt(*model, {prompt.data<int32_t>(), prompt.data<int32_t>() + 1 + 7 * i}));
+      options.push_back(MaxTokens(12 + 5 * i));
+      options.back().sampling.temperature = 0;
+    }
+    Generator generator(*model, tokenizer, /*max_rows=*/16);
+    std::map<int64_t, std::vector<int32_t>> together;
+    const auto take = [&](const TokenEvent& event) { together[event.id].push_back(event.token); };
+    for (size_t i = 0; i < 3; ++i) generator.Add(sessions[i], options[i]);
+    for (int i = 0; i < 4; ++i) generator.Step(take);
+    for (size_t i = 3; i < 5; ++i) generator.Add(sessions[i], options[i]);
+    while (generator.active() > 0) generator.Step(take);
+    for (size_t i = 0; i < 5; ++i) {
+      SCOPED_TRACE(i);
+      const Outcome whole = RunOne(*model, tokenizer, sessions[i], options[i]);
+      EXPECT_EQ(together[static_cast<int64_t>(i)], whole.tokens);
+
+      GenerationOptions part = options[i];
+      part.max_tokens = 10;
+      const Outcome first = RunOne(*model, tokenizer, sessions[i], part);
+      WriteSession(directory.path() / "session", first.end.session);
+      part.max_tokens = options[i].max_tokens - 10;
+      const Outcome rest =
+          RunOne(*model, tokenizer, ReadSession(directory.path() / "session", *model), part);
+      std::vector<int32_t> tokens = first.tokens;
+      tokens.insert(tokens.end(), rest.tokens.begin(), rest.tokens.end());
+      EXPECT_EQ(tokens, whole.tokens);
+      EXPECT_EQ(rest.end.session.state.positions()[0], whole.end.session.state.positions()[0]);
     }
   }
 }
@@ -246,7 +292,7 @@ TEST(Generator, EndsAtTheEndTokenAndDoesNotGiveItOut) {
   const ToyTokenizer tokenizer = ToyTokenizer::Letters(kVocab);
   const Outcome free = RunOne(model, tokenizer, Prompt(model, {0}), MaxTokens(60));
   GenerationOptions options = MaxTokens(60);
-  options.eos_token = free.tokens[20];
+  options.eos_tokens = {kVocab, free.tokens[20]};
   const Outcome run = RunOne(model, tokenizer, Prompt(model, {0}), options);
   const size_t first = free.text.find(static_cast<char>('a' + free.tokens[20]));
   EXPECT_EQ(run.end.reason, FinishReason::kEos);
@@ -276,6 +322,31 @@ TEST(Generator, RefusesWhatItCannotBegin) {
   EXPECT_THROW(generator.Add(Prompt(model, {1}), options), Error);
   EXPECT_EQ(generator.active(), 0);
   EXPECT_THROW(Generator(model, tokenizer, 0), Error);
+}
+
+TEST(Generator, NothingIsInProgressAfterAnError) {
+  ToyModel model(kVocab);
+  const ToyTokenizer tokenizer = ToyTokenizer::Letters(kVocab);
+  Generator generator(model, tokenizer, 4);
+  for (int i = 0; i < 3; ++i) generator.Add(Prompt(model, {1, 2, 3}), MaxTokens(5));
+  EXPECT_THROW(generator.Step([](const TokenEvent&) { throw Error(ErrorCode::kIo, "no paper"); }),
+               Error);
+  EXPECT_EQ(generator.active(), 0);
+  EXPECT_TRUE(generator.Finish().empty());
+  // And it can be begun again.
+  generator.Add(Prompt(model, {1, 2, 3}), MaxTokens(5));
+  EXPECT_EQ(RunAll(generator).at(3).tokens,
+            RunOne(model, tokenizer, Prompt(model, {1, 2, 3}), MaxTokens(5)).tokens);
+}
+
+TEST(Generator, RunningTextsHaveARowEachWhateverTheBound) {
+  const ToyModel model(kVocab);
+  const ToyTokenizer tokenizer = ToyTokenizer::Letters(kVocab);
+  Generator generator(model, tokenizer, 2);
+  for (int i = 0; i < 5; ++i) generator.Add(Prompt(model, {1}), MaxTokens(9));
+  generator.Add(Prompt(model, std::vector<int32_t>(20, 3)), MaxTokens(1));
+  RunAll(generator);
+  EXPECT_EQ(model.most_rows(), 5 + 1);
 }
 
 TEST(Generator, NamesLogitsThatAreNoNumbers) {

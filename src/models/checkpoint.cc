@@ -219,10 +219,9 @@ void SaveModel(const BlockLanguageModel& model, const fs::path& directory, DType
     }
     WriteTorchCheckpoint(directory / kTorchWeightsFile, tensors);
   } else {
-    const auto token = [](int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); };
     const JsonValue generation(JsonValue::Object{{"_from_model_config", true},
-                                                 {"bos_token_id", token(config.bos_token_id)},
-                                                 {"eos_token_id", token(config.eos_token_id)},
+                                                 {"bos_token_id", TokenIdJson(config.bos_token_id)},
+                                                 {"eos_token_id", EndTokensJson(config)},
                                                  {"use_cache", true}});
     WriteSafetensors(directory / kWeightsFile, tensors, {{"format", "pt"}});
     WriteFileAtomically(directory / kGenerationConfigFile, generation.ToText(2) + "\n");

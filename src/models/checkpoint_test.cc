@@ -80,6 +80,7 @@ TEST_F(CheckpointTest, WrittenAndReadBackIsTheSameModel) {
       config.use_conv_bias = !biased;
       config.norm_eps = 3e-6;
       config.eos_token_id = 5;
+      config.more_eos_token_ids.assign(tied ? 2 : 0, 7);
       const auto model = SmallModel(DType::kF32, config);
       SaveModel(*model, directory_, DType::kF32);
       const auto again = LoadModel(directory_, DType::kF32);
@@ -312,7 +313,19 @@ TEST(HuggingFaceConfigTest, AbsentFieldsHaveHuggingFacesDefaults) {
   EXPECT_TRUE(config.use_bias);
   EXPECT_TRUE(config.tie_word_embeddings);
   EXPECT_EQ(config.eos_token_id, -1);
+  EXPECT_TRUE(config.EndTokens().empty());
   EXPECT_EQ(config.bos_token_id, 3);
+}
+
+TEST(HuggingFaceConfigTest, SeveralTokensMayEndAText) {
+  const ModelConfig config = ParseModelConfig(
+      R"({"model_type": "mamba", "vocab_size": 10, "hidden_size": 33, "num_hidden_layers": 1,
+          "time_step_rank": "auto", "eos_token_id": [4, 7, 5]})",
+      "config.json");
+  EXPECT_EQ(config.eos_token_id, 4);
+  EXPECT_EQ(config.EndTokens(), (std::vector<int64_t>{4, 7, 5}));
+  const JsonObject written = JsonObject::Parse(HuggingFaceConfigJson(config, DType::kF32), "ours");
+  EXPECT_EQ(*written.value().Find("eos_token_id"), JsonValue(JsonValue::Array{4, 7, 5}));
 }
 
 TEST(HuggingFaceConfigTest, RefusesHostileValuesAndNamesTheField) {
@@ -348,6 +361,8 @@ TEST(HuggingFaceConfigTest, RefusesHostileValuesAndNamesTheField) {
       {"layer_norm_epsilon", "-1", ErrorCode::kCorrupt},
       {"time_step_min", "0", ErrorCode::kCorrupt},
       {"eos_token_id", "97", ErrorCode::kCorrupt},
+      {"eos_token_id", "[5, 97]", ErrorCode::kCorrupt},
+      {"eos_token_id", "[5, \"</s>\"]", ErrorCode::kCorrupt},
       {"eos_token_id", "\"</s>\"", ErrorCode::kCorrupt},
   };
   for (const Case& c : cases) {

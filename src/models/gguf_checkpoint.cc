@@ -412,6 +412,10 @@ ModelConfig ParseGgufConfig(const GgufFile& file) {
   };
   config.bos_token_id = token("tokenizer.ggml.bos_token_id");
   config.eos_token_id = token("tokenizer.ggml.eos_token_id");
+  if (const int64_t eot = token("tokenizer.ggml.eot_token_id");
+      eot >= 0 && eot != config.eos_token_id) {
+    config.more_eos_token_ids = {eot};
+  }
   try {
     config.Resolve();
   } catch (const Error& error) {

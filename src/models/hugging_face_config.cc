@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <vector>
 
 #include "adder/core/error.h"
 
@@ -22,17 +23,29 @@ constexpr Architecture kArchitectures[] = {Architecture::kMamba, Architecture::k
 constexpr std::string_view kKnownTypes =
     "\"mamba\", \"falcon_mamba\", \"mamba2\", \"gpt_neox\" or \"llama\"";
 
-// A token id, or the first of a list of them; -1 for null.
-int64_t TokenId(const JsonObject& json, std::string_view key, int64_t fallback) {
+// A token id, or a list of them; none for null and -1.
+std::vector<int64_t> TokenIds(const JsonObject& json, std::string_view key, int64_t fallback) {
   const JsonValue* value = json.value().Find(key);
-  if (value == nullptr) return fallback;
-  if (const JsonValue::Array* list = value->AsArray(); list != nullptr && !list->empty()) {
-    value = &list->front();
+  if (value == nullptr) return {fallback};
+  const JsonValue::Array one = {*value};
+  const JsonValue::Array* list = value->AsArray();
+  std::vector<int64_t> ids;
+  for (const JsonValue& entry : list != nullptr ? *list : one) {
+    if (entry.is_null()) continue;
+    const int64_t* id = entry.AsInt();
+    if (id == nullptr || *id < -1) json.Fail(key, "a token id");
+    if (*id >= 0) ids.push_back(*id);
   }
-  if (value->is_null()) return -1;
-  const int64_t* id = value->AsInt();
-  if (id == nullptr || *id < -1) json.Fail(key, "a token id");
-  return *id;
+  return ids;
+}
+
+// Texts begin with the first of the tokens listed; each of them ends one.
+void ParseTokenIds(const JsonObject& json, int64_t bos, int64_t eos, ModelConfig& config) {
+  const std::vector<int64_t> begins = TokenIds(json, "bos_token_id", bos);
+  const std::vector<int64_t> ends = TokenIds(json, "eos_token_id", eos);
+  config.bos_token_id = begins.empty() ? -1 : begins.front();
+  config.eos_token_id = ends.empty() ? -1 : ends.front();
+  if (!ends.empty()) config.more_eos_token_ids.assign(ends.begin() + 1, ends.end());
 }
 
 bool ListsClass(const JsonObject& json, std::string_view name) {
@@ -279,21 +292,17 @@ ModelConfig ParseHuggingFaceConfig(const JsonObject& json) {
       ParseSsm(json, config);
       ParseMamba1(json, config);
       config.mixer_norm_eps = json.DoubleOr("mixer_rms_eps", 1e-6, 0, 1);
-      config.bos_token_id = TokenId(json, "bos_token_id", 0);
-      config.eos_token_id = TokenId(json, "eos_token_id", 0);
+      ParseTokenIds(json, 0, 0, config);
       break;
     case Architecture::kMamba2:
       ParseSsm(json, config);
       ParseMamba2(json, config);
-      config.bos_token_id = TokenId(json, "bos_token_id", 0);
-      config.eos_token_id = TokenId(json, "eos_token_id", 2);
+      ParseTokenIds(json, 0, 2, config);
       break;
     case Architecture::kGptNeoX:
     case Architecture::kLlama:
       ParseTransformer(json, config);
-      config.bos_token_id =
-          TokenId(json, "bos_token_id", config.architecture == Architecture::kLlama ? 1 : 0);
-      config.eos_token_id = TokenId(json, "eos_token_id", 2);
+      ParseTokenIds(json, config.architecture == Architecture::kLlama ? 1 : 0, 2, config);
       break;
   }
   try {
@@ -302,6 +311,15 @@ ModelConfig ParseHuggingFaceConfig(const JsonObject& json) {
     throw Error(ErrorCode::kCorrupt, fmt::format("{}: {}", json.source(), error.what()));
   }
   return config;
+}
+
+JsonValue TokenIdJson(int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); }
+
+JsonValue EndTokensJson(const ModelConfig& config) {
+  if (config.more_eos_token_ids.empty()) return TokenIdJson(config.eos_token_id);
+  JsonValue::Array ids;
+  for (const int64_t id : config.EndTokens()) ids.emplace_back(id);
+  return ids;
 }
 
 std::string HuggingFaceConfigJson(const ModelConfig& config, DType dtype) {
@@ -319,12 +337,11 @@ std::string HuggingFaceConfigJson(const ModelConfig& config, DType dtype) {
   const char* dtype_name = dtype == DType::kF32    ? "float32"
                            : dtype == DType::kBF16 ? "bfloat16"
                                                    : "float16";
-  const auto token = [](int64_t id) { return id < 0 ? JsonValue() : JsonValue(id); };
   JsonValue::Object json = {
       {"architectures", JsonValue::Array{HuggingFaceClass(config.architecture)}},
-      {"bos_token_id", token(config.bos_token_id)},
+      {"bos_token_id", TokenIdJson(config.bos_token_id)},
       {"dtype", dtype_name},
-      {"eos_token_id", token(config.eos_token_id)},
+      {"eos_token_id", EndTokensJson(config)},
       {"hidden_size", config.d_model},
       {"initializer_range", config.initializer_range},
       {"model_type", ArchitectureName(config.architecture)},

@@ -125,6 +125,12 @@ std::string_view ArchitectureName(Architecture architecture) {
   return "";
 }
 
+std::vector<int64_t> ModelConfig::EndTokens() const {
+  std::vector<int64_t> tokens = more_eos_token_ids;
+  if (eos_token_id >= 0) tokens.insert(tokens.begin(), eos_token_id);
+  return tokens;
+}
+
 bool ModelConfig::IsAttention(int64_t layer) const {
   return is_transformer() ||
          std::binary_search(attention_layers.begin(), attention_layers.end(), layer);
@@ -178,6 +184,7 @@ void ModelConfig::Resolve() {
   CheckReal("initializer_range", initializer_range, initializer_range >= 0, "a number not below 0");
   CheckRange("bos_token_id", bos_token_id, -1, vocab_size - 1);
   CheckRange("eos_token_id", eos_token_id, -1, vocab_size - 1);
+  for (const int64_t id : more_eos_token_ids) CheckRange("eos_token_id", id, 0, vocab_size - 1);
 }
 
 }  // namespace adder

@@ -79,6 +79,7 @@ struct ModelConfig {
   // Tokens with a meaning to generation; -1: none.
   int64_t bos_token_id = -1;
   int64_t eos_token_id = -1;
+  std::vector<int64_t> more_eos_token_ids = {};  // that end a text too, as a chat model's turn
 
   // A published size by name, resolved: 130m, 370m, 790m, 1.4b, 2.8b are Mamba's, mamba2-130m,
   // mamba2-370m, mamba2-780m, mamba2-1.3b, mamba2-2.7b Mamba-2's, with the GPT-NeoX vocabulary
@@ -90,6 +91,8 @@ struct ModelConfig {
     return architecture == Architecture::kGptNeoX || architecture == Architecture::kLlama;
   }
   bool IsAttention(int64_t layer) const;
+  // All tokens that end a text.
+  std::vector<int64_t> EndTokens() const;
   // Mamba-2's heads.
   int64_t n_ssm_head() const { return d_inner / head_dim; }
 

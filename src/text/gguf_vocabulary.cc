@@ -58,6 +58,7 @@ Vocabulary ReadVocabulary(const GgufFile& file) {
   }
   vocabulary.bos = TokenId(file, "bos_token_id", count);
   vocabulary.eos = TokenId(file, "eos_token_id", count);
+  vocabulary.eot = TokenId(file, "eot_token_id", count);
   vocabulary.unknown = TokenId(file, "unknown_token_id", count);
   vocabulary.padding = TokenId(file, "padding_token_id", count);
   // llama.cpp's defaults: only SentencePiece's models begin with the begin token.
@@ -92,6 +93,7 @@ std::vector<std::pair<std::string, GgufValue>> VocabularyMetadata(const Vocabula
   };
   add_id("bos_token_id", vocabulary.bos);
   add_id("eos_token_id", vocabulary.eos);
+  add_id("eot_token_id", vocabulary.eot);
   add_id("unknown_token_id", vocabulary.unknown);
   add_id("padding_token_id", vocabulary.padding);
   add("add_bos_token", vocabulary.add_bos);

@@ -32,6 +32,7 @@ struct Vocabulary {
   // Ids; -1: none.
   int32_t bos = -1;
   int32_t eos = -1;
+  int32_t eot = -1;  // another that ends what is generated: of a turn
   int32_t unknown = -1;
   int32_t padding = -1;
   // Put around a text for the model to read.
