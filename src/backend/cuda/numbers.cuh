@@ -12,6 +12,7 @@
 namespace adder::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
 
 __device__ inline float ToFloat(float value) { return value; }
 __device__ inline float ToFloat(__nv_bfloat16 value) { return __bfloat162float(value); }

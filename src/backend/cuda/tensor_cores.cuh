@@ -1,5 +1,5 @@
 // Tensor cores by the instructions of compute capability 8.0: fragments out of shared memory,
-// products of 16 x 8 results over 16 terms, asynchronous copies into shared memory.
+// products of 16 x 8 results over 16 terms.
 //
 // Lane l of a warp holds, with g = l / 4 and t = l % 4,
 //   of the left factor A [16, 16]:   a[0]: row g, columns 2t, 2t+1      a[1]: row g + 8
@@ -14,6 +14,9 @@
 
 #include <cstdint>
 #include <type_traits>
+
+#include "adder/backend/cuda/async_copy.cuh"
+#include "adder/backend/cuda/numbers.cuh"
 
 namespace adder::cuda {
 
@@ -34,22 +37,6 @@ __device__ inline void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
-}
-
-// Two values of T, the first in the lower half.
-template <class T>
-__device__ inline uint32_t PackPair(float first, float second) {
-  uint32_t bits;
-  if constexpr (std::is_same_v<T, __half>) {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
-  } else {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
-  }
-  return bits;
-}
-
-__device__ inline uint32_t SharedAddress(const void* data) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(data));
 }
 
 // Four 8 x 8 matrices of 16-bit elements; lanes 8i to 8i + 7 name the rows, 16 bytes each, of
@@ -95,28 +82,6 @@ template <int kColumns>
 __device__ inline void LoadRight(uint32_t tile, int row, int step, uint32_t (&b)[4]) {
   const int lane = threadIdx.x % 32;
   LoadTransposed(tile + 2 * ChunkInTile<kColumns>(row + lane % 16, 2 * step + lane / 16), b);
-}
-
-// Begins to copy 16 bytes of global to shared memory; zeros where not `valid`, when nothing is
-// read.
-__device__ inline void CopyAsync(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :
-               : "r"(SharedAddress(to)), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
-}
-// The same of 4 bytes.
-__device__ inline void CopyAsyncFloat(float* to, const float* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
-               :
-               : "r"(SharedAddress(to)), "l"(from), "r"(valid ? 4 : 0)
-               : "memory");
-}
-// Ends a group of copies; waits for all groups of the thread but the newest kPending.
-__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" : : "n"(kPending) : "memory");
 }
 
 }  // namespace adder::cuda

@@ -45,10 +45,10 @@ __device__ inline void AddWeighted(const float (&weights)[kRows / 8][4], uint32_
                                    float (&sums)[kD / 8][4]) {
 #pragma unroll
   for (int k = 0; k < kRows / 16; ++k) {
-    const uint32_t a[4] = {PackPair<T>(weights[2 * k][0], weights[2 * k][1]),
-                           PackPair<T>(weights[2 * k][2], weights[2 * k][3]),
-                           PackPair<T>(weights[2 * k + 1][0], weights[2 * k + 1][1]),
-                           PackPair<T>(weights[2 * k + 1][2], weights[2 * k + 1][3])};
+    const uint32_t a[4] = {PackTwo<T>(weights[2 * k][0], weights[2 * k][1]),
+                           PackTwo<T>(weights[2 * k][2], weights[2 * k][3]),
+                           PackTwo<T>(weights[2 * k + 1][0], weights[2 * k + 1][1]),
+                           PackTwo<T>(weights[2 * k + 1][2], weights[2 * k + 1][3])};
 #pragma unroll
     for (int n = 0; n < kD / 16; ++n) {
       uint32_t b[4];
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kThreads)
         });
     for (int i = threadIdx.x; i < kQueries; i += kThreads) {
       const int64_t at = place.Statistic(i < valid ? i : 0, p.heads);
-      CopyAsyncFloat(&shared.log_sum[step % 2][i], p.log_sum_exp + at, i < valid);
-      CopyAsyncFloat(&shared.delta[step % 2][i], a.delta + at, i < valid);
+      CopyWord(&shared.log_sum[step % 2][i], p.log_sum_exp + at, i < valid);
+      CopyWord(&shared.delta[step % 2][i], a.delta + at, i < valid);
     }
   };
   if (steps > 0) load_step(0);

@@ -139,7 +139,7 @@ __device__ inline void LoadTile(T* tile, int thread, int valid, int d_head, bool
       const int row = (thread + i * kThreads) / kChunks;
       const int chunk = (thread + i * kThreads) % kChunks;
       const bool in = row < valid && chunk * 8 < d_head;
-      CopyAsync(tile + ChunkInTile<kD>(row, chunk), row_of(in ? row : 0) + (in ? chunk * 8 : 0),
+      CopyPiece(tile + ChunkInTile<kD>(row, chunk), row_of(in ? row : 0) + (in ? chunk * 8 : 0),
                 in);
     }
     return;
@@ -163,7 +163,7 @@ template <class T>
 __device__ inline void StorePair(T* row, int d, int d_head, bool pairs, float first, float second) {
   if (d >= d_head) return;
   if (pairs) {
-    *reinterpret_cast<uint32_t*>(row + d) = PackPair<T>(first, second);
+    *reinterpret_cast<uint32_t*>(row + d) = PackTwo<T>(first, second);
   } else {
     row[d] = FromFloat<T>(first);
     if (d + 1 < d_head) row[d + 1] = FromFloat<T>(second);
@@ -180,7 +180,6 @@ __device__ inline float QuadSum(float value) {
 }
 
 inline constexpr float kMinusInfinity = -__builtin_huge_valf();
-inline constexpr float kLn2 = 0.693147181f;
 
 // A kernel that is to have more shared memory than it gets unasked.
 template <class Kernel>

@@ -148,10 +148,10 @@ __global__ void __launch_bounds__(kThreads)
       uint32_t left_factor[kM][4];
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        left_factor[m][0] = PackPair<T>(s[m][2 * k][0], s[m][2 * k][1]);
-        left_factor[m][1] = PackPair<T>(s[m][2 * k][2], s[m][2 * k][3]);
-        left_factor[m][2] = PackPair<T>(s[m][2 * k + 1][0], s[m][2 * k + 1][1]);
-        left_factor[m][3] = PackPair<T>(s[m][2 * k + 1][2], s[m][2 * k + 1][3]);
+        left_factor[m][0] = PackTwo<T>(s[m][2 * k][0], s[m][2 * k][1]);
+        left_factor[m][1] = PackTwo<T>(s[m][2 * k][2], s[m][2 * k][3]);
+        left_factor[m][2] = PackTwo<T>(s[m][2 * k + 1][0], s[m][2 * k + 1][1]);
+        left_factor[m][3] = PackTwo<T>(s[m][2 * k + 1][2], s[m][2 * k + 1][3]);
       }
 #pragma unroll
       for (int n = 0; n < kD / 16; ++n) {

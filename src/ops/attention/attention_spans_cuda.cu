@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int e = 0; e < 4; ++e) score[e] = Exp2(fmaf(score[e], a.scale, -base));
       sum[h] = fmaf(sum[h], factor, (score[0] + score[1]) + (score[2] + score[3]));
-      weights[h] = PackPair<T>(score[0], score[1]);
-      weights[2 + h] = PackPair<T>(score[2], score[3]);
+      weights[h] = PackTwo<T>(score[0], score[1]);
+      weights[2 + h] = PackTwo<T>(score[2], score[3]);
 #pragma unroll
       for (int n = 0; n < kD / 8; ++n) {
         y[n][2 * h] *= factor;

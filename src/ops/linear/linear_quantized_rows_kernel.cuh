@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "adder/backend/cuda/async_copy.cuh"
 #include "adder/ops/linear/linear_quantized_products.cuh"
 
 namespace adder::cuda::quantized_rows {
@@ -49,20 +50,11 @@ struct Dealing {
   int64_t to_next;       // and in bytes past all chunks of the one before
 };
 
-// Begins to copy a piece to shared memory.
-__device__ inline void CopyPiece(unsigned to, const std::byte* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 // Copies the first bytes of a piece, an even number.
 __device__ inline void CopyBytes(std::byte* to, const std::byte* from, int bytes) {
   for (int i = 0; i < bytes; i += 2) {
     *reinterpret_cast<uint16_t*>(to + i) = *reinterpret_cast<const uint16_t*>(from + i);
   }
-}
-__device__ inline void CommitPieces() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void WaitForPieces() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // X: ByteRows or FloatRows, as x lies in shared memory, after the warps' stages.
@@ -160,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       }
     }
     ahead_stage = ahead_stage + 1 == kAhead ? 0 : ahead_stage + 1;
-    CommitPieces();
+    CommitCopies();
   };
 #pragma unroll 1
   for (int i = 0; i < kAhead - 1; ++i) fetch_next();
@@ -178,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     uint32_t offset = group_offset + static_cast<uint32_t>(first_byte);
     int block = share * kChunkBlocks + own_block;  // of the row, this lane's first
     for (int step = 0; step < dealing.steps; ++step) {
-      WaitForPieces<kAhead - 2>();
+      WaitForCopies<kAhead - 2>();
       __syncwarp();  // the chunk is there, and nobody reads the one before any more
       fetch_next();
       const int chunk =

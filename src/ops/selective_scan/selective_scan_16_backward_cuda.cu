@@ -21,14 +21,16 @@
 // bits in every run.
 //
 // Where channels and sequences do not fill the device, segments of rows are found their last
-// gradients of the state first, as the forward does with states. Where they fill it more than once,
-// but its last turn badly, sequences are cut into segments that are done one after the other: a
-// block waits for the one that does the rows behind its own, which began a turn before.
+// gradients of the state first (FindSegmentGradients), as the forward does with states. Where they
+// fill it more than once, but its last turn badly, sequences are cut into segments that are done
+// one after the other: a block waits for the one that does the rows behind its own, which began a
+// turn before.
 #include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "adder/backend/cuda/column_sums.cuh"
+#include "adder/backend/cuda/launch.cuh"
 #include "adder/ops/selective_scan/selective_scan_16_cuda.cuh"
 
 namespace adder::cuda {
@@ -51,7 +53,6 @@ constexpr int kEight = 8;
 constexpr int kPartRows = kThreads / (kChannels / kEight);  // of all threads at a time
 constexpr int kParts = static_cast<int>(kChunkRows) / kPartRows;
 static_assert(kTermQuads * kPartRows == kThreads);
-constexpr float kLn2 = 0.6931471806f;
 
 struct Plan {
   SelectiveScanBackwardArguments b;
@@ -184,10 +185,6 @@ __device__ inline void StoreEight(const float (&from)[kEight], T* to, int count)
     __stcg(reinterpret_cast<float4*>(to), make_float4(from[0], from[1], from[2], from[3]));
     __stcg(reinterpret_cast<float4*>(to) + 1, make_float4(from[4], from[5], from[6], from[7]));
   }
-}
-
-__device__ inline void PrefetchIntoL2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // Whether another block has counted up to `count`. Blocks begin in their order, and the one that is
@@ -409,10 +406,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         const int64_t row = row0 - kChunkRows + part * kPartRows + part_row;
-        PrefetchIntoL2(row_of(a.x, row));
-        PrefetchIntoL2(row_of(a.dt, row));
-        PrefetchIntoL2(row_of(b.dy, row));
-        if (kGated) PrefetchIntoL2(row_of(a.z, row));
+        Prefetch(row_of(a.x, row));
+        Prefetch(row_of(a.dt, row));
+        Prefetch(row_of(b.dy, row));
+        if (kGated) Prefetch(row_of(a.z, row));
       }
     }
 
@@ -690,149 +687,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   to[place.index * a.channels + place.channel0 + own] = sum;
 }
 
-// What a segment makes of a gradient of zero after its last row, and its Σ dt'. A thread owns a
-// channel.
-constexpr int kPassChannels = 128;
-constexpr int kPassRows = 16;
-constexpr int kPassTogether = 4;
-
-struct Pass {
-  SelectiveScanBackwardArguments b;
-  const Segment* segments;
-  int64_t blocks_per_group;
-  float* added;  // [segments, D, N]
-  float* time;   // [segments, D]
-  int dt_unit, z_unit, dy_unit;
-  bool C_in_fours;
-};
-
-template <class T>
-struct PassTiles {
-  T dt[2][kPassRows][kPassChannels];
-  T z[2][kPassRows][kPassChannels];
-  T dy[2][kPassRows][kPassChannels];
-  float C[2][kPassRows][kSixteen];
-};
-
-template <class T>
-__global__ void __launch_bounds__(kPassChannels, 3)
-    GradientPassKernel(const __grid_constant__ Pass p) {
-  extern __shared__ __align__(16) char shared[];
-  auto& tiles = *reinterpret_cast<PassTiles<T>*>(shared);
-  const SelectiveScanArguments& a = p.b.forward;
-  const Place place = PlaceOf<kPassChannels>(a, p.segments, p.blocks_per_group);
-  const Segment& segment = place.segment;
-  if (segment.first) return;  // no segment ends with its gradient
-  const int c = static_cast<int>(threadIdx.x);
-  const bool owns = c < place.count;
-  const int64_t channel = place.channel0 + c;
-  const auto states = static_cast<int>(a.states);
-  const bool gated = a.z.data != nullptr;
-  float rate[kSixteen], G[kSixteen] = {};
-#pragma unroll
-  for (int n = 0; n < kSixteen; ++n) {
-    rate[n] = owns && n < states ? RealRate(a.A[channel * states + n]) : 0.0f;
-  }
-  const float bias = owns && a.dt_bias != nullptr ? a.dt_bias[channel] : 0.0f;
-  const float* interval = a.interval == nullptr ? nullptr : a.interval + segment.row;
-  float time = 0;
-
-  const auto rows_at = [&](int64_t tile) {
-    return static_cast<int>(min(int64_t{kPassRows}, segment.rows - tile * kPassRows));
-  };
-  const auto copy = [&](int64_t tile, int stage) {
-    const int64_t row = segment.row + tile * kPassRows;
-    const auto activation = [&](const Rows& from, T(&to)[kPassRows][kPassChannels], int unit) {
-      CopyTile<kPassChannels>(to,
-                              static_cast<const T*>(from.data) + row * from.stride + place.channel0,
-                              from.stride, rows_at(tile), place.count, unit);
-    };
-    activation(a.dt, tiles.dt[stage], p.dt_unit);
-    activation(p.b.dy, tiles.dy[stage], p.dy_unit);
-    if (gated) activation(a.z, tiles.z[stage], p.z_unit);
-  };
-  // A quad of C for half of the threads.
-  const int quad_row = c / (kSixteen / 4);
-  const int quad = c % (kSixteen / 4) * 4;
-  const auto fetch = [&](int64_t tile) {
-    return FetchFour(a.C, segment.row + tile * kPassRows + quad_row, place.group * states, quad,
-                     quad_row < rows_at(tile) ? states : 0, p.C_in_fours);
-  };
-  const auto put = [&](uint4 bits, int stage) {
-    if (quad_row >= kPassRows) return;
-    *reinterpret_cast<float4*>(&tiles.C[stage][quad_row][quad]) = ConvertFour(bits, a.C.dtype);
-  };
-  // Rows (row - kCount, row] of a tile, from the last on.
-  const auto retreat = [&](auto count, int64_t tile, int stage, int row) {
-    constexpr int kCount = decltype(count)::value;
-    float t[kCount], g[kCount];
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      t[j] = Softplus(ToFloat(tiles.dt[stage][row - j][c]) + bias);
-      g[j] = ToFloat(tiles.dy[stage][row - j][c]);
-    }
-    if (interval != nullptr) {
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) t[j] *= interval[tile * kPassRows + row - j];
-    }
-    if (gated) {
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) {
-        const float z = ToFloat(tiles.z[stage][row - j][c]);
-        g[j] *= z * Sigmoid(z);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const auto* C = reinterpret_cast<const float4*>(tiles.C[stage][row - j]);
-#pragma unroll
-      for (int q = 0; q < kSixteen / 4; ++q) {
-        const float4 C4 = C[q];
-        const float Cs[4] = {C4.x, C4.y, C4.z, C4.w};
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          float& gradient = G[q * 4 + k];
-          gradient = fmaf(Cs[k], g[j], gradient) * Exp2(t[j] * rate[q * 4 + k]);
-        }
-      }
-      time += t[j];
-    }
-  };
-
-  const int64_t count = (segment.rows + kPassRows - 1) / kPassRows;
-  if (count > 0) {
-    copy(count - 1, 0);
-    put(fetch(count - 1), 0);
-  }
-  CommitCopies();
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t tile = count - 1 - i;
-    const int stage = static_cast<int>(i & 1);
-    AwaitCopies();
-    __syncthreads();  // the tile is there, and nobody reads the one before any more
-    uint4 bits = {};
-    if (tile > 0) {
-      copy(tile - 1, stage ^ 1);
-      bits = fetch(tile - 1);
-    }
-    CommitCopies();
-    int row = rows_at(tile) - 1;
-#pragma unroll 1
-    for (; row + 1 >= kPassTogether; row -= kPassTogether) {
-      retreat(std::integral_constant<int, kPassTogether>(), tile, stage, row);
-    }
-#pragma unroll 1
-    for (; row >= 0; --row) retreat(std::integral_constant<int, 1>(), tile, stage, row);
-    if (tile > 0) put(bits, stage ^ 1);
-  }
-  if (!owns) return;
-#pragma unroll
-  for (int n = 0; n < kSixteen; ++n) {
-    if (n < states) p.added[(place.index * a.channels + channel) * states + n] = G[n];
-  }
-  p.time[place.index * a.channels + channel] = time;
-}
-
 // dB and dC: sums over the blocks of each group. A thread for each four terms of a row.
 __global__ void ProjectionGradientKernel(const __grid_constant__ Plan p) {
   const SelectiveScanArguments& a = p.b.forward;
@@ -860,25 +714,6 @@ __global__ void ProjectionGradientKernel(const __grid_constant__ Plan p) {
     if (state0 + k >= a.states) continue;
     StoreOne(sums[k], to.data, row * to.stride + group * a.states + state0 + k, to.dtype);
   }
-}
-
-__global__ void IntervalGradientKernel(const float* partial, int64_t count, int64_t rows,
-                                       float* to) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (row >= rows) return;
-  float sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += partial[i * rows + row];
-  to[row] = sum;
-}
-
-template <class Kernel, class Argument>
-void Run(Context& context, Kernel kernel, int64_t blocks, int threads, size_t shared_bytes,
-         const Argument& argument) {
-  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "selective_scan backward's shared memory");
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, context.stream()>>>(argument);
-  CheckLaunch("selective_scan backward");
 }
 
 // The most rows of a segment where all are done one after the other: the device does `at_a_time`
@@ -953,22 +788,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const int64_t state_bytes = segments * a.channels * a.states * 4;
   const int64_t channel_bytes = segments * a.channels * 4;
   const Scratch carried(context, cut.one_pass ? 0 : state_bytes);
-  const Scratch time(context, cut.one_pass ? 0 : channel_bytes);
   if (!cut.one_pass) {
-    Pass pass = {};
-    pass.b = b;
-    pass.segments = plan.segments;
-    pass.blocks_per_group = (group_channels + kPassChannels - 1) / kPassChannels;
-    pass.added = carried.data<float>();
-    pass.time = time.data<float>();
-    pass.dt_unit = UnitOf(a.dt, step);
-    pass.z_unit = UnitOf(a.z, step);
-    pass.dy_unit = UnitOf(b.dy, step);
-    pass.C_in_fours = plan.C_in_fours;
-    Run(context, GradientPassKernel<T>, segments * a.groups * pass.blocks_per_group, kPassChannels,
-        sizeof(PassTiles<T>), pass);
-    CombineGradients(context, b, cut, pass.time, pass.added);
-    plan.first = pass.added;
+    FindSegmentGradients(context, b, cut, plan.segments, carried.data<float>());
+    plan.first = carried.data<float>();
   }
 
   const Scratch dA(context, b.dA != nullptr ? state_bytes : 0);
@@ -984,7 +806,11 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
   const auto run = [&](auto splits) {
     const auto kernel = a.z.data == nullptr ? ScanBackwardKernel<T, splits(), false>
                                             : ScanBackwardKernel<T, splits(), true>;
-    Run(context, kernel, segments * blocks, kThreads, sizeof(Chunk), plan);
+    Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Chunk)),
+          "selective_scan backward's shared memory");
+    kernel<<<static_cast<unsigned>(segments * blocks), kThreads, sizeof(Chunk), context.stream()>>>(
+        plan);
+    CheckLaunch("selective_scan backward");
   };
   // As many digits as the results have; f32's activations come with few other projections.
   const bool wide = a.B.dtype == DType::kF32;
@@ -1010,10 +836,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
     CheckLaunch("selective_scan's dB and dC");
   }
   if (b.d_interval != nullptr && rows > 0) {
-    IntervalGradientKernel<<<static_cast<unsigned>((rows + kRowThreads - 1) / kRowThreads),
-                             kRowThreads, 0, context.stream()>>>(plan.d_interval, blocks, rows,
-                                                                 b.d_interval);
-    CheckLaunch("selective_scan's d_interval");
+    const auto bytes = static_cast<size_t>(rows) * sizeof(float);
+    Check(cudaMemsetAsync(b.d_interval, 0, bytes, context.stream()), "clear");
+    AddColumnSums(context, plan.d_interval, blocks, rows, rows, b.d_interval);
   }
 }
 

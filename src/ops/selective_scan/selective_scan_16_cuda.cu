@@ -185,9 +185,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
       from.x = x + p.x_step;
       from.dt = dt + p.dt_step;
       if (kPass == Pass::kGated) from.z = z + p.z_step;
-      CopyAsync(ring.x + at * kPitch + piece, x, 16);
-      CopyAsync(ring.dt + at * kPitch + piece, dt, 16);
-      if (kPass == Pass::kGated) CopyAsync(ring.z + at * kPitch + piece, z, 16);
+      CopyPiece(ring.x + at * kPitch + piece, x);
+      CopyPiece(ring.dt + at * kPitch + piece, dt);
+      if (kPass == Pass::kGated) CopyPiece(ring.z + at * kPitch + piece, z);
       return;
     }
     const unsigned rows = rows_at(tile);
@@ -337,7 +337,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
       load_states(a.h0, segment.sequence, h);
     }
   }
-  AwaitCopies();
+  WaitForCopies<0>();
   __syncthreads();
 
   Steps steps = {};  // of the two rows that are next
@@ -356,7 +356,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) ScanKernel(const __grid_con
       if (last) {  // whose rows ahead are the next tile's
         if (tile + 1 < tiles) put(tile + 1, bits, next);
         if (!kStatesOnly && tile > 0) write(tile - 1, spare);
-        AwaitCopies();
+        WaitForCopies<0>();
         __syncthreads();  // the next tile is there, and nobody needs the one before any more
         if (tile + 2 < tiles) {
           copy(tile + 2, spare);

@@ -8,7 +8,6 @@
 namespace adder::cuda {
 
 inline constexpr int kSixteen = 16;
-inline constexpr float kLn2 = 0.6931471805599453f;
 
 // The forward counts time in units of ln 2, which makes exp(dt' · A) the 2^(t · A) that the device
 // computes: t = log2(1 + 2^u), u = log2(e) · (dt + bias). B is multiplied by ln 2 once where it is
@@ -88,7 +87,7 @@ __device__ inline void CopyTile(T (&to)[kRows][kChannels], const T* from, int64_
     from += row * stride + column;
 #pragma unroll
     for (int r = 0; r < kRows; r += kRowsAtOnce) {
-      CopyAsync(&to[r + row][column], from + r * stride, 16);
+      CopyPiece(&to[r + row][column], from + r * stride);
     }
     return;
   }

@@ -469,7 +469,7 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
   if (tile_turns > 0) {
     copy(turn_at(0), 0);
     CommitCopies();
-    AwaitCopies();
+    WaitForCopies<0>();
     __syncthreads();
     prepare(turn_at(0), 0);
     if (tile_turns > 1) copy(turn_at(1), 1);
@@ -603,7 +603,7 @@ __global__ void __launch_bounds__(kChannels* kMostParts, 2)
         }
       }
     }
-    AwaitCopies();
+    WaitForCopies<0>();
     __syncthreads();
     if (!kGradientsOnly && !turn.advance) {
       finish(turn, static_cast<int>(i & 1));
@@ -674,15 +674,6 @@ __global__ void ProjectionGradientKernel(const __grid_constant__ Plan p) {
       StoreOne(sum, to.data, row * to.stride + group * components + n, to.dtype);
     }
   }
-}
-
-__global__ void IntervalGradientKernel(const float* partial, int64_t blocks, int64_t rows,
-                                       float* to) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (row >= rows) return;
-  float sum = 0;
-  for (int64_t block = 0; block < blocks; ++block) sum += partial[block * rows + row];
-  to[row] = sum;
 }
 
 template <class T, bool kComplex>
@@ -767,9 +758,9 @@ void Launch(Context& context, const SelectiveScanBackwardArguments& b) {
     CheckLaunch("selective_scan's dB and dC");
   }
   if (b.d_interval != nullptr && rows > 0) {
-    IntervalGradientKernel<<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0,
-                             context.stream()>>>(plan.d_interval, blocks, rows, b.d_interval);
-    CheckLaunch("selective_scan's d_interval");
+    const auto bytes = static_cast<size_t>(rows) * sizeof(float);
+    Check(cudaMemsetAsync(b.d_interval, 0, bytes, context.stream()), "clear");
+    AddColumnSums(context, plan.d_interval, blocks, rows, rows, b.d_interval);
   }
 }
 

@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(MostThreads(kStates)) ScanKernel(const __grid_
   if (tiles > 0) {
     copy(0, 0);
     CommitCopies();
-    AwaitCopies();
+    WaitForCopies<0>();
     __syncthreads();
     prepare(0, 0);
     if (tiles > 1) copy(1, 1);
@@ -367,7 +367,7 @@ __global__ void __launch_bounds__(MostThreads(kStates)) ScanKernel(const __grid_
       advance(row, y);
       if (!kStatesOnly) Store<kOwn>(y, sum + row * kChannels);
     }
-    AwaitCopies();
+    WaitForCopies<0>();
     __syncthreads();
     if (!kStatesOnly) finish(tile, static_cast<int>(tile & 1));
     if (tile + 1 < tiles) prepare(tile + 1, static_cast<int>((tile + 1) & 1));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "adder/backend/cuda/async_copy.cuh"
 #include "adder/backend/cuda/numbers.cuh"
 #include "adder/backend/cuda/runtime.cuh"
 #include "adder/core/error.h"
@@ -27,17 +28,6 @@ struct Segment {
   bool last;
 };
 
-__device__ inline void CopyAsync(void* shared, const void* global, int bytes) {
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  if (bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global));
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global));
-  }
-}
-__device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
-__device__ inline void AwaitCopies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
-
 // Starts to copy `rows` rows of `bytes` bytes to shared memory, where they lie `shared_stride`
 // bytes apart, by pieces of `unit` bytes; what is left of a row, and rows of unit 2, go two bytes
 // at a time.
@@ -51,7 +41,7 @@ __device__ inline void CopyRows(char* shared, int shared_stride, const char* glo
          i += static_cast<int>(blockDim.x)) {
       const int row = i >> shift;
       const int offset = (i & (pieces - 1)) * 16;
-      CopyAsync(shared + row * shared_stride + offset, global + row * global_stride + offset, 16);
+      CopyPiece(shared + row * shared_stride + offset, global + row * global_stride + offset);
     }
     return;
   }
@@ -62,7 +52,7 @@ __device__ inline void CopyRows(char* shared, int shared_stride, const char* glo
     char* to = shared + row * shared_stride + offset;
     const char* from = global + row * global_stride + offset;
     if (unit > 2 && offset + unit <= bytes) {
-      CopyAsync(to, from, unit);
+      unit == 16 ? CopyPiece(to, from) : CopyWord(to, from);
     } else {
       const int end = min(unit, bytes - offset);
       for (int k = 0; k < end; k += 2) {
@@ -205,6 +195,10 @@ void SelectiveScanStep(Context& context, const SelectiveScanArguments& a);
 // shared memory, and take the kernels of any number of states.
 bool HasRoomForBackwardSixteen(const Context& context);
 void SelectiveScanBackwardSixteen(Context& context, const SelectiveScanBackwardArguments& b);
+// The gradients of the states after each segment but a sequence's last, [segments, D, N];
+// `segments` is the plan's table on the device.
+void FindSegmentGradients(Context& context, const SelectiveScanBackwardArguments& b,
+                          const SegmentPlan& cut, const Segment* segments, float* gradients);
 
 // Throws kUnsupported for more states than the kernels take.
 inline void CheckStates(const SelectiveScanArguments& a) {

@@ -14,13 +14,6 @@ __device__ inline int Again(int value) {
   return value;
 }
 
-// Begins to copy 16 bytes to an address in shared memory, or zeros where not `valid`.
-__device__ inline void CopyPiece(unsigned shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :
-               : "r"(shared), "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
-}
 __device__ inline void AwaitCopies() {
   CommitCopies();
   WaitForCopies<0>();
